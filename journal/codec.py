@@ -1,0 +1,193 @@
+"""Events to rows of the log and back, losing nothing.
+
+What has a column goes there; the rest is msgpack in `body`. Text columns cannot hold NUL and lone surrogates: there
+they are escaped, and the exact text stands in the body, under `_EXACT`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import msgpack
+
+from .errors import PayloadTooLarge
+from .events import KINDS, Event, UnknownEvent, known_event
+from .upcasters import upcast
+
+#: The columns of the log that an event fills, in the order of the statements in sql/journal.sql.
+TEXT_COLUMNS = (
+    "stream",
+    "kind",
+    "state",
+    "name",
+    "worker",
+    "queue",
+    "root_id",
+    "parent_id",
+    "group_id",
+    "task_id",
+    "periodic_task_name",
+    "content_type",
+    "content_encoding",
+    "args_content_type",
+    "traceback",
+)
+BINARY_COLUMNS = ("args", "kwargs", "result", "meta")
+OTHER_COLUMNS = ("event_id", "occurred_at", "attempt", "schema_version", "pid", "group_index", "size", "members")
+COLUMNS = (*OTHER_COLUMNS, *TEXT_COLUMNS, *BINARY_COLUMNS, "body")
+
+DEFAULT_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+
+_EXACT = "\0exact"
+_BIG_INTEGER = 1
+_INT32 = range(-(2**31), 2**31)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event with its place in the log."""
+
+    event: Event
+    #: Who wrote it; the order of the log is (transaction, position).
+    transaction: int
+    position: int
+    #: The database's clock.
+    recorded_at: datetime
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its place in the order of the log."""
+        return self.transaction, self.position
+
+
+def escape(text: str) -> str:
+    r"""Return the text with what PostgreSQL cannot hold escaped: NUL as ``\x00``, lone surrogates as ``\udcXX``."""
+    if text.isascii():
+        return text.replace("\0", "\\x00")
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> Row:
+    """Return the row of the event; raise PayloadTooLarge if its bytes are above the limit."""
+    unknown = event.model_extra or {}
+    fields = {name: value for name, value in event if value is not None or name in unknown}
+    row: Row = dict.fromkeys(COLUMNS)
+    exact: dict[str, Any] = {name: None for name, value in unknown.items() if value is None and name in row}
+    for column in TEXT_COLUMNS:
+        if (value := fields.pop(column, None)) is not None:
+            _put_text(column, value, row, exact)
+    for column in BINARY_COLUMNS:
+        if (value := fields.pop(column, None)) is not None:
+            _put(column, value, isinstance(value, bytes), row, exact)
+    for column in ("event_id", "occurred_at", "attempt", "schema_version"):
+        row[column] = fields.pop(column)
+    for column in ("pid", "group_index", "size"):
+        if (value := fields.pop(column, None)) is not None:
+            fits = isinstance(value, int) and not isinstance(value, bool) and value in _INT32 and (column != "size" or value >= 0)
+            _put(column, value, fits, row, exact)
+    if (members := fields.pop("members", None)) is not None:
+        fits = isinstance(members, tuple) and all(isinstance(member, str) for member in members)
+        row["members"] = [escape(member) for member in members] if fits else None
+        if not fits or any(escape(member) != member for member in members):
+            exact["members"] = members
+    if exact:
+        fields[_EXACT] = exact
+    if fields:
+        row["body"] = pack(fields)
+    size = sum(len(row[column]) for column in (*BINARY_COLUMNS, "traceback", "body") if row[column] is not None)
+    if size > max_payload_bytes:
+        raise PayloadTooLarge(event.stream, event.kind, size, max_payload_bytes)
+    return row
+
+
+def decode(row: Mapping[str, Any]) -> RecordedEvent:
+    """Return the event of a row of the log, old versions brought up to date."""
+    fields = {column: row[column] for column in COLUMNS if column != "body" and row[column] is not None}
+    if row["body"] is not None:
+        fields.update(unpack(row["body"]))
+    fields.update(fields.pop(_EXACT, {}))
+    return RecordedEvent(build(upcast(fields)), row["transaction"], row["position"], row["recorded_at"])
+
+
+def build(fields: Mapping[str, Any]) -> Event:
+    """Return the event with these fields, an UnknownEvent if its kind is not one of ours."""
+    if fields["kind"] in KINDS:
+        return known_event.validate_python(fields)
+    return UnknownEvent.model_validate(fields)
+
+
+def pack(value: object) -> bytes:
+    """Return the value as msgpack. What msgpack has no type for becomes its nearest plain value, at last its repr."""
+    packed: bytes = msgpack.packb(plain(value), datetime=True, unicode_errors="surrogatepass")
+    return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """Return the value of `pack`."""
+    return msgpack.unpackb(packed, timestamp=3, unicode_errors="surrogatepass", strict_map_key=False, ext_hook=_from_extension)
+
+
+def plain(value: object, depth: int = 64) -> object:
+    """Return the value made of what msgpack can hold: user data must never keep a fact out of the log."""
+    match value:
+        case None | bool() | bytes() | float():
+            return value
+        case str():
+            return str(value)
+        case int():
+            return int(value) if -(2**63) <= value < 2**64 else msgpack.ExtType(_BIG_INTEGER, str(value).encode())
+        case _ if depth == 0:
+            return repr(value)
+        case dict():
+            return {_plain_key(key): plain(item, depth - 1) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item, depth - 1) for item in value]
+        case datetime() if value.tzinfo is not None:
+            return value.astimezone(UTC)
+        case date():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case bytearray() | memoryview():
+            return bytes(value)
+        case _:
+            return _repr(value)
+
+
+def _plain_key(key: object) -> object:
+    if isinstance(key, float) and math.isnan(key):
+        return "nan"
+    return key if key is None or isinstance(key, bool | int | float | str | bytes) else _repr(key)
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<unrepresentable {type(value).__name__}>"
+
+
+def _from_extension(code: int, data: bytes) -> object:
+    return int(data) if code == _BIG_INTEGER else msgpack.ExtType(code, data)
+
+
+def _put_text(column: str, value: object, row: Row, exact: dict[str, Any]) -> None:
+    if isinstance(value, str):
+        row[column] = escape(value)
+        if row[column] != value:
+            exact[column] = value
+    else:
+        exact[column] = value
+
+
+def _put(column: str, value: object, fits: bool, row: Row, exact: dict[str, Any]) -> None:
+    if fits:
+        row[column] = value
+    else:
+        exact[column] = value

@@ -1,0 +1,384 @@
+"""The events: one model a kind, a discriminated union of them all, and what identifies a fact.
+
+A kind that this version does not know is an `UnknownEvent`, and a field that it does not know is kept in
+`model_extra`: both come through a round trip as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from datetime import UTC, datetime
+from itertools import count
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from uuid import UUID, uuid4
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PlainValidator, TypeAdapter, field_validator
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a str is needed")
+    return str(value)
+
+
+def _stream(value: object) -> str:
+    if not _text(value):
+        raise ValueError("a stream needs a name")
+    return _text(value)
+
+
+#: Any str. pydantic's own refuses lone surrogates, which a traceback may well hold.
+Text = Annotated[str, PlainValidator(_text)]
+Stream = Annotated[str, PlainValidator(_stream)]
+
+
+class Event(BaseModel):
+    """One fact about one stream (a task id, a group id, a worker's host name or the name of a periodic task)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_bytes="base64")
+
+    #: Whether a PostgreSQL crash may lose the last fraction of a second of this kind.
+    relaxed: ClassVar[bool] = False
+
+    #: Made once, before the first try; the same fact delivered twice has the same id.
+    event_id: UUID
+    stream: Stream
+    kind: Text
+    schema_version: int = Field(default=1, ge=1, le=32767)
+    #: Celery's `request.retries`, from 0.
+    attempt: int = Field(default=0, ge=0, le=2**31 - 1)
+    #: The emitter's clock.
+    occurred_at: AwareDatetime
+
+    @field_validator("occurred_at")
+    @classmethod
+    def _in_utc(cls, moment: datetime) -> datetime:
+        return moment.astimezone(UTC)
+
+
+class Encoded(BaseModel):
+    """A value as Celery's serializer made it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    result: bytes | None = None
+    content_type: Text | None = None
+    content_encoding: Text | None = None
+
+
+class TaskEvent(Event):
+    """A fact about a task, with what the emitter knows of the request."""
+
+    name: Text | None = None
+    #: The arguments, encoded as `args_content_type` says; JSON where it is None.
+    args: bytes | None = None
+    kwargs: bytes | None = None
+    args_content_type: Text | None = None
+    queue: Text | None = None
+    root_id: Text | None = None
+    parent_id: Text | None = None
+    group_id: Text | None = None
+    group_index: int | None = None
+    periodic_task_name: Text | None = None
+    #: Who ran the task; None when the emitter did not.
+    worker: Text | None = None
+    pid: int | None = None
+    #: Children, the request's `meta` and stamps, as JSON.
+    meta: bytes | None = None
+    #: What else the request says: eta, expires, time limits, priority, origin, ...
+    request: dict[Any, Any] | None = None
+
+
+class TaskSent(TaskEvent):
+    kind: Literal["task-sent"] = "task-sent"
+
+
+class TaskReceived(TaskEvent):
+    relaxed = True
+    kind: Literal["task-received"] = "task-received"
+
+
+class TaskStarted(TaskEvent, Encoded):
+    relaxed = True
+    kind: Literal["task-started"] = "task-started"
+
+
+class TaskProgress(TaskEvent, Encoded):
+    """A custom state, as `Task.update_state` sets it."""
+
+    relaxed = True
+    kind: Literal["task-progress"] = "task-progress"
+    state: Text
+
+
+class TaskRetried(TaskEvent, Encoded):
+    kind: Literal["task-retried"] = "task-retried"
+    traceback: Text | None = None
+
+
+class TaskRejected(TaskEvent, Encoded):
+    kind: Literal["task-rejected"] = "task-rejected"
+    traceback: Text | None = None
+
+
+class TaskRevoked(TaskEvent, Encoded):
+    """Revoked by the worker that had it; or, with no `worker`, asked for by somebody."""
+
+    kind: Literal["task-revoked"] = "task-revoked"
+    traceback: Text | None = None
+
+
+class TaskFailed(TaskEvent, Encoded):
+    kind: Literal["task-failed"] = "task-failed"
+    traceback: Text | None = None
+
+
+class TaskSucceeded(TaskEvent, Encoded):
+    kind: Literal["task-succeeded"] = "task-succeeded"
+    traceback: Text | None = None
+
+
+class TaskIgnored(TaskEvent, Encoded):
+    kind: Literal["task-ignored"] = "task-ignored"
+
+
+class TaskForgotten(Event):
+    """Somebody called `forget()`: what stands before it in the log leaves the views."""
+
+    kind: Literal["task-forgotten"] = "task-forgotten"
+
+
+class TaskExpired(Event):
+    """`result_expires` has passed: what stands before it in the log leaves the views."""
+
+    kind: Literal["task-expired"] = "task-expired"
+
+
+class TaskErased(Event):
+    """The payload was erased on request: what stands before it in the log leaves the views."""
+
+    kind: Literal["task-erased"] = "task-erased"
+    reason: Text | None = None
+
+
+class TaskLost(Event):
+    kind: Literal["task-lost"] = "task-lost"
+    reason: Text | None = None
+
+
+class TaskReplayed(Event):
+    """The recorded task was sent again, under the id `task_id`."""
+
+    kind: Literal["task-replayed"] = "task-replayed"
+    task_id: Text | None = None
+    reason: Text | None = None
+
+
+class GroupSaved(Event, Encoded):
+    """`GroupResult.save()`; `members` are the ids of its tasks, those of nested groups included."""
+
+    kind: Literal["group-saved"] = "group-saved"
+    members: tuple[Text, ...] | None = None
+
+
+class GroupDeleted(Event):
+    kind: Literal["group-deleted"] = "group-deleted"
+
+
+class GroupExpired(Event):
+    """`result_expires` has passed for a saved group or a finished chord."""
+
+    kind: Literal["group-expired"] = "group-expired"
+
+
+class ChordStarted(Event, Encoded):
+    """`result` is the JSON list of the header's `AsyncResult.as_tuple()`, or None when the header is a generator."""
+
+    kind: Literal["chord-started"] = "chord-started"
+    size: NonNegativeInt | None = None
+    #: The signature to send when all parts have returned, encoded as `callback_content_type` says.
+    callback: bytes | None = None
+    callback_content_type: Text | None = None
+
+
+class ChordSizeSet(Event):
+    """The number of parts (`size`), or one more member (`task_id`) that `add_to_chord` brought."""
+
+    kind: Literal["chord-size-set"] = "chord-size-set"
+    size: NonNegativeInt | None = None
+    task_id: Text | None = None
+
+
+class ChordPartReturned(Event, Encoded):
+    """The member `task_id` of the header has ended in `state`."""
+
+    kind: Literal["chord-part-returned"] = "chord-part-returned"
+    task_id: Text
+    group_index: NonNegativeInt | None = None
+    state: Text
+    worker: Text | None = None
+    pid: int | None = None
+
+
+class ChordUnlocked(Event):
+    """The body was sent, as task `task_id`."""
+
+    kind: Literal["chord-unlocked"] = "chord-unlocked"
+    task_id: Text | None = None
+    worker: Text | None = None
+    pid: int | None = None
+
+
+class ChordFailed(Event):
+    """The body `task_id` will not run: a part failed, or the body could not be sent."""
+
+    kind: Literal["chord-failed"] = "chord-failed"
+    task_id: Text | None = None
+    worker: Text | None = None
+    pid: int | None = None
+    reason: Text | None = None
+
+
+class WorkerOnline(Event):
+    kind: Literal["worker-online"] = "worker-online"
+    pid: int | None = None
+
+
+class WorkerHeartbeat(Event):
+    relaxed = True
+    kind: Literal["worker-heartbeat"] = "worker-heartbeat"
+    pid: int | None = None
+
+
+class WorkerOffline(Event):
+    kind: Literal["worker-offline"] = "worker-offline"
+    pid: int | None = None
+
+
+class PeriodicTaskChange(Event):
+    """A change of a periodic task's definition: what it is afterwards, and who did it."""
+
+    definition: dict[Any, Any] | None = None
+    author: Text | None = None
+    reason: Text | None = None
+
+
+class PeriodicTaskCreated(PeriodicTaskChange):
+    kind: Literal["periodic-task-created"] = "periodic-task-created"
+
+
+class PeriodicTaskChanged(PeriodicTaskChange):
+    kind: Literal["periodic-task-changed"] = "periodic-task-changed"
+
+
+class PeriodicTaskEnabled(PeriodicTaskChange):
+    kind: Literal["periodic-task-enabled"] = "periodic-task-enabled"
+
+
+class PeriodicTaskDisabled(PeriodicTaskChange):
+    kind: Literal["periodic-task-disabled"] = "periodic-task-disabled"
+
+
+class PeriodicTaskDeleted(PeriodicTaskChange):
+    kind: Literal["periodic-task-deleted"] = "periodic-task-deleted"
+
+
+class PeriodicTaskReset(PeriodicTaskChange):
+    kind: Literal["periodic-task-reset"] = "periodic-task-reset"
+
+
+class PeriodicTaskSent(Event):
+    """A run that fell due was sent, as task `task_id`."""
+
+    kind: Literal["periodic-task-sent"] = "periodic-task-sent"
+    task_id: Text | None = None
+
+
+class OperatorActed(Event):
+    """Somebody did or noted something about the stream."""
+
+    kind: Literal["operator-acted"] = "operator-acted"
+    author: Text | None = None
+    reason: Text | None = None
+
+
+class UnknownEvent(Event):
+    """A kind of a newer version, or of somebody else; its fields are in `model_extra`."""
+
+
+KnownEvent = Annotated[
+    TaskSent
+    | TaskReceived
+    | TaskStarted
+    | TaskProgress
+    | TaskRetried
+    | TaskRejected
+    | TaskRevoked
+    | TaskFailed
+    | TaskSucceeded
+    | TaskIgnored
+    | TaskForgotten
+    | TaskExpired
+    | TaskErased
+    | TaskLost
+    | TaskReplayed
+    | GroupSaved
+    | GroupDeleted
+    | GroupExpired
+    | ChordStarted
+    | ChordSizeSet
+    | ChordPartReturned
+    | ChordUnlocked
+    | ChordFailed
+    | WorkerOnline
+    | WorkerHeartbeat
+    | WorkerOffline
+    | PeriodicTaskCreated
+    | PeriodicTaskChanged
+    | PeriodicTaskEnabled
+    | PeriodicTaskDisabled
+    | PeriodicTaskDeleted
+    | PeriodicTaskReset
+    | PeriodicTaskSent
+    | OperatorActed,
+    Field(discriminator="kind"),
+]
+
+known_event: TypeAdapter[KnownEvent] = TypeAdapter(KnownEvent)
+
+#: Every kind that this version knows, with its model.
+KINDS: dict[str, type[Event]] = {model.model_fields["kind"].default: model for model in get_args(get_args(KnownEvent)[0])}
+
+E = TypeVar("E", bound=Event)
+
+
+def identify(occurred_at: datetime, stream: str, kind: str, attempt: int, emitter: str, sequence: int) -> UUID:
+    """Return the event id of a fact: a UUID version 8 (RFC 9562), 48 bits of milliseconds and a hash of the rest."""
+    milliseconds = min(max(int(occurred_at.timestamp() * 1000), 0), 2**48 - 1)
+    facts = "\0".join((stream, kind, str(attempt), emitter, str(sequence)))
+    digest = int.from_bytes(hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=10).digest())
+    high, low = digest >> 68, digest & (2**62 - 1)
+    return UUID(int=milliseconds << 80 | 8 << 76 | high << 64 | 2 << 62 | low)
+
+
+class Emitter:
+    """Makes the events of one process, each with an id that no other process and no other call makes."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self._given = name
+        self._identity = self._identify_process()
+
+    def _identify_process(self) -> tuple[int, str, count[int]]:
+        pid = os.getpid()
+        return pid, self._given or f"{socket.gethostname()}:{pid}:{uuid4().hex[:8]}", count()
+
+    def emit(self, kind: type[E], stream: str, *, attempt: int = 0, occurred_at: datetime | None = None, **fields: Any) -> E:
+        """Return a new event of the model `kind`, at `occurred_at` (now, unless given)."""
+        pid, name, sequence = self._identity
+        if pid != os.getpid():  # a forked child is another emitter; one assignment, so it needs no lock
+            self._identity = pid, name, sequence = self._identify_process()
+        moment = occurred_at or datetime.now(UTC)
+        event_id = identify(moment, stream, kind.model_fields["kind"].default, attempt, name, next(sequence))
+        return kind(event_id=event_id, stream=stream, attempt=attempt, occurred_at=moment, **fields)

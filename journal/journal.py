@@ -1,0 +1,103 @@
+"""The log: append to it, read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from celery_journal import sql
+
+from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, decode, encode
+from .errors import EventConflict
+from .events import Event
+
+Connection = psycopg.Connection[Any]
+
+#: Above this many events an append is split, so that one statement stays within the memory of a small server.
+APPEND_CHUNK = 5000
+
+BEGINNING = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The event log in one PostgreSQL schema."""
+
+    schema: str = sql.DEFAULT_SCHEMA
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    #: Wait for the disk with every event, not only with those that end something.
+    everything_durable: bool = False
+
+    def append(self, connection: Connection, *events: Event) -> int:
+        """Record the events and fold them into the views, in one statement; return how many were new.
+
+        An event that is recorded already is left alone. Raises EventConflict if one is recorded with other content
+        (the others are recorded), PayloadTooLarge if one is above the limit (none is recorded).
+        """
+        rows = [encode(event, self.max_payload_bytes) for event in events]
+        new = 0
+        for start in range(0, len(rows), APPEND_CHUNK):
+            chunk = slice(start, start + APPEND_CHUNK)
+            new += self._append(connection, events[chunk], rows[chunk])
+        return new
+
+    def _append(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> int:
+        relaxed = not self.everything_durable and all(event.relaxed for event in events)
+        with connection.cursor() as cursor:
+            if len(rows) == 1:
+                cursor.execute(self._query("append"), {**rows[0], "relaxed": relaxed})
+            else:
+                columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in COLUMNS}
+                columns["members"] = _array_literals(columns["members"])
+                cursor.execute(self._query("append many"), {**columns, "relaxed": relaxed})
+            recorded = {event_id for (event_id,) in cursor.fetchall()}
+        if len(recorded) < len(rows):
+            self._check_same(connection, rows)
+        return len(recorded)
+
+    def _check_same(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Raise EventConflict unless what the log has under these ids is what was to be recorded."""
+        with connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(self._query("recorded"), {"event_ids": [row["event_id"] for row in rows]})
+            recorded = {(row["event_id"], row["stream"]): row for row in cursor}
+        differing = [
+            row["event_id"]
+            for row in rows
+            if any(recorded[row["event_id"], row["stream"]][column] != row[column] for column in COLUMNS)
+        ]
+        if differing:
+            raise EventConflict(differing)
+
+    def read_stream(self, connection: Connection, stream: str) -> list[RecordedEvent]:
+        """Return every event of a task or a group, in the order of the log, the caller's own included."""
+        with connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(self._query("read stream"), {"stream": stream})
+            return [decode(row) for row in cursor]
+
+    def read_all(self, connection: Connection, after: tuple[int, int] = BEGINNING, limit: int = 1000) -> list[RecordedEvent]:
+        """Return up to `limit` events that stand after the place `after`, in the order of the log.
+
+        Only events before which nothing can appear any more: continue from the `place` of the last one and none is
+        skipped, whatever writers are in flight.
+        """
+        transaction, position = after
+        with connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(self._query("read all"), {"transaction": transaction, "position": position, "limit": limit})
+            return [decode(row) for row in cursor]
+
+    def _query(self, name: str) -> bytes:
+        return sql.query("journal.sql", name, self.schema)
+
+
+
+def _array_literals(arrays: Sequence[list[str] | None]) -> list[str | None]:
+    """Return each array as PostgreSQL writes it: an array of arrays would have to be rectangular."""
+    return [None if array is None else "{" + ",".join(map(_quoted, array)) + "}" for array in arrays]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

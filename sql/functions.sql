@@ -1,0 +1,142 @@
+-- Functions and views are replaced as a whole by every migration, so there is no history of them to migrate through.
+
+-- Refuses every change of the log, through the parent and through each partition. The maintenance path is the
+-- owner's: `set local celery_journal.maintenance = 'on'` in the same transaction.
+create or replace function celery_journal.refuse_change() returns trigger
+language plpgsql as $$
+begin
+    if current_setting('celery_journal.maintenance', true) = 'on'
+       and pg_has_role(current_user, (select c.relowner from pg_catalog.pg_class c where c.oid = tg_relid), 'usage')
+    then
+        return null;
+    end if;
+    raise exception 'the event log is append-only: % of % is refused', lower(tg_op), tg_table_name
+          using errcode = 'restrict_violation',
+                hint = 'record another event instead; retention and erasure have functions of their own';
+end $$;
+
+create or replace trigger refuse_change
+before update or delete or truncate on celery_journal.event
+for each statement execute function celery_journal.refuse_change();
+
+create or replace trigger refuse_change
+before update or delete or truncate on celery_journal.event_default
+for each statement execute function celery_journal.refuse_change();
+
+-- The smallest event_id of a moment: 48 bits of milliseconds (UUID version 8, RFC 9562), the rest zero.
+create or replace function celery_journal.first_event_id(moment timestamptz) returns uuid
+language sql immutable strict parallel safe
+return (lpad(to_hex(floor(extract(epoch from moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
+
+-- Creates the partitions of this week and of the coming ones, and returns the names of the new ones. A week for which the
+-- default partition already holds events stays there. Attaching waits at most two seconds for the writers in flight.
+create or replace function celery_journal.create_partitions(weeks_ahead integer default 8) returns setof text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+    this_week timestamptz := date_trunc('week', clock_timestamp(), 'UTC');
+    first_day timestamptz;
+    partition_name text;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('celery_journal.create_partitions', 0)) then
+        return;  -- somebody else is at it
+    end if;
+    for week in -1 .. weeks_ahead loop
+        first_day := this_week + week * interval '7 days';
+        partition_name := 'event_' || to_char(first_day at time zone 'UTC', 'YYYY_MM_DD');
+        if to_regclass('celery_journal.' || partition_name) is not null then
+            continue;
+        end if;
+        begin
+            execute format('create table celery_journal.%I (like celery_journal.event including all)', partition_name);
+            execute format(
+                'alter table celery_journal.event attach partition celery_journal.%I for values from (%L) to (%L)',
+                partition_name,
+                celery_journal.first_event_id(first_day),
+                celery_journal.first_event_id(first_day + interval '7 days'));
+            execute format(
+                'create trigger refuse_change before update or delete or truncate on celery_journal.%I '
+                'for each statement execute function celery_journal.refuse_change()', partition_name);
+            return next partition_name;
+        exception when check_violation or lock_not_available then
+            null;  -- the default partition takes this week's events
+        end;
+    end loop;
+end $$;
+
+-- JSON for people and for SQL; null when the bytes are not JSON that PostgreSQL can hold.
+create or replace function celery_journal.json_or_null(encoded bytea) returns jsonb
+language plpgsql immutable strict parallel safe as $$
+begin
+    return convert_from(encoded, 'UTF8')::jsonb;
+exception when others then
+    return null;
+end $$;
+
+-- Counts a returned part and says who sends the body: `claimed` (the caller, within the lease), `waiting`, `taken`
+-- (another holds the lease), `ended` (sent or failed before) or `unknown` (no such chord).
+-- Statement by statement, because each must see what was committed while the one before it waited for the lease's row.
+create or replace function celery_journal.claim_chord(chord text, parts integer, claimant text, lease interval) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    tally           integer;
+    expected        integer;
+    ended           boolean;
+    after_forgotten bigint;
+begin
+    insert into celery_journal.chord_lease as l (group_id, returned) values (chord, parts)
+    on conflict (group_id) do update set returned = l.returned + excluded.returned
+    returning l.returned into tally;
+
+    select c.size + cardinality(c.added), c.ended_rank >= 0, coalesce(c.forgotten_position, 0)
+      into expected, ended, after_forgotten
+      from celery_journal.chord_counter_row c
+     where c.group_id = chord and c.date_created is not null;
+    if not found then
+        return 'unknown';
+    end if;
+    if ended then
+        delete from celery_journal.chord_lease where group_id = chord;
+        return 'ended';
+    end if;
+    if expected is null or (parts > 0 and tally < expected) then
+        return 'waiting';
+    end if;
+
+    select count(*) into tally from celery_journal.chord_part p where p.group_id = chord and p.part_position > after_forgotten;
+    if tally < expected then
+        update celery_journal.chord_lease set returned = tally where group_id = chord;
+        return 'waiting';
+    end if;
+
+    update celery_journal.chord_lease
+       set claimed_by = claimant, claimed_until = clock_timestamp() + lease
+     where group_id = chord and (claimed_until is null or claimed_until < clock_timestamp());
+    return case when found then 'claimed' else 'taken' end;
+end $$;
+
+-- Gives a claim back, so that the next sweep may take it at once.
+create or replace function celery_journal.release_chord(chord text, claimant text) returns void
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    update celery_journal.chord_lease set claimed_until = null where group_id = chord and claimed_by = claimant;
+$$;
+
+-- Removes what a forgotten row leaves behind, once no transaction that began before the forgetting can still write to it.
+create or replace function celery_journal.purge_forgotten() returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    horizon xid8 := pg_snapshot_xmin(pg_current_snapshot());
+    purged  bigint;
+    total   bigint := 0;
+begin
+    delete from celery_journal.task_result_row where forgotten_xmax <= horizon and date_created is null;
+    get diagnostics purged = row_count;
+    total := total + purged;
+    delete from celery_journal.group_result_row where forgotten_xmax <= horizon and date_created is null;
+    get diagnostics purged = row_count;
+    total := total + purged;
+    delete from celery_journal.chord_part p using celery_journal.chord_counter_row c
+     where c.group_id = p.group_id and c.forgotten_xmax <= horizon and p.part_position <= c.forgotten_position;
+    delete from celery_journal.chord_counter_row where forgotten_xmax <= horizon and date_created is null;
+    get diagnostics purged = row_count;
+    return total + purged;
+end $$;

@@ -1,0 +1,99 @@
+-- Appending to the log and reading it.
+
+-- name: append
+-- One event, folded into the views by the trigger. A fact that is recorded already is left alone, and not returned.
+-- A relaxed fact does not wait for the disk: a crash of the server may lose the last fraction of a second of them.
+insert into celery_journal.event (
+       event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+       stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
+       content_type, content_encoding, args_content_type, traceback,
+       args, kwargs, result, meta, body)
+select %(event_id)s::uuid, %(occurred_at)s::timestamptz, %(attempt)s::integer, %(schema_version)s::smallint,
+       %(pid)s::integer, %(group_index)s::integer, %(size)s::integer, %(members)s::text[],
+       %(stream)s::text, %(kind)s::text, %(state)s::text, %(name)s::text, %(worker)s::text, %(queue)s::text,
+       %(root_id)s::text, %(parent_id)s::text, %(group_id)s::text, %(task_id)s::text, %(periodic_task_name)s::text,
+       %(content_type)s::text, %(content_encoding)s::text, %(args_content_type)s::text, %(traceback)s::text,
+       %(args)b::bytea, %(kwargs)b::bytea, %(result)b::bytea, %(meta)b::bytea, %(body)b::bytea
+  from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability
+on conflict (event_id, stream) do nothing
+returning event_id
+
+-- name: append many
+insert into celery_journal.event (
+       event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+       stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
+       content_type, content_encoding, args_content_type, traceback,
+       args, kwargs, result, meta, body)
+select e.event_id, e.occurred_at, e.attempt, e.schema_version, e.pid, e.group_index, e.size, e.members::text[],
+       e.stream, e.kind, e.state, e.name, e.worker, e.queue, e.root_id, e.parent_id, e.group_id, e.task_id,
+       e.periodic_task_name, e.content_type, e.content_encoding, e.args_content_type, e.traceback,
+       e.args, e.kwargs, e.result, e.meta, e.body
+  from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability,
+       unnest(%(event_id)s::uuid[], %(occurred_at)s::timestamptz[], %(attempt)s::integer[], %(schema_version)s::smallint[],
+              %(pid)s::integer[], %(group_index)s::integer[], %(size)s::integer[], %(members)s::text[],
+              %(stream)s::text[], %(kind)s::text[], %(state)s::text[], %(name)s::text[], %(worker)s::text[],
+              %(queue)s::text[], %(root_id)s::text[], %(parent_id)s::text[], %(group_id)s::text[], %(task_id)s::text[],
+              %(periodic_task_name)s::text[], %(content_type)s::text[], %(content_encoding)s::text[],
+              %(args_content_type)s::text[], %(traceback)s::text[],
+              %(args)b::bytea[], %(kwargs)b::bytea[], %(result)b::bytea[], %(meta)b::bytea[], %(body)b::bytea[])
+       with ordinality as e (
+              event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+              stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
+              content_type, content_encoding, args_content_type, traceback,
+              args, kwargs, result, meta, body, place)
+ order by e.place
+on conflict (event_id, stream) do nothing
+returning event_id
+
+-- name: recorded
+-- What stands in the log under these ids.
+select e.*, e.transaction::text::bigint as transaction
+  from celery_journal.event e
+ where e.event_id = any(%(event_ids)s::uuid[])
+
+-- name: read stream
+select e.*, e.transaction::text::bigint as transaction
+  from celery_journal.event e
+ where e.stream = %(stream)s
+ order by e.transaction, e.position
+
+-- name: read all
+-- Behind the horizon: positions are handed out before the commit, so an event with a smaller place may still appear
+-- as long as a transaction that began before it is open.
+select e.*, e.transaction::text::bigint as transaction
+  from celery_journal.event e
+ where (e.transaction, e.position) > (%(transaction)s::text::xid8, %(position)s::bigint)
+   and e.transaction < pg_snapshot_xmin(pg_current_snapshot())
+ order by e.transaction, e.position
+ limit %(limit)s
+
+-- name: lag
+-- How many events stand between a place and the end of the log.
+select count(*) as events, min(e.recorded_at) as oldest
+  from celery_journal.event e
+ where (e.transaction, e.position) > (%(transaction)s::text::xid8, %(position)s::bigint)
+
+-- name: generation
+-- A restore into another cluster restarts transaction ids; the cluster's identifier tells.
+select system_identifier::text as generation from pg_control_system()
+
+-- name: load checkpoint
+select s.generation, s.transaction::text::bigint as transaction, s.position
+  from celery_journal.subscription s
+ where s.name = %(name)s
+   for update
+
+-- name: save checkpoint
+insert into celery_journal.subscription as s (name, generation, transaction, position)
+values (%(name)s, %(generation)s, %(transaction)s::text::xid8, %(position)s)
+on conflict (name) do update set
+       generation = excluded.generation,
+       transaction = excluded.transaction,
+       position = excluded.position,
+       updated_at = clock_timestamp()
+
+-- name: size of the log
+select count(*) as events,
+       pg_size_pretty(sum(pg_total_relation_size(p.oid))) as size
+  from pg_catalog.pg_partition_tree('celery_journal.event') t
+       join pg_catalog.pg_class p on p.oid = t.relid and t.isleaf

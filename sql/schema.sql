@@ -1,0 +1,22 @@
+-- What the migrations ask the database.
+
+-- name: lock
+-- Migrators wait for each other; the lock ends with the transaction.
+select pg_advisory_xact_lock(hashtextextended('celery_journal.migrate', 0))
+
+-- name: create
+create schema if not exists celery_journal
+
+-- name: exists
+select to_regclass('celery_journal.migration') is not null
+  from pg_catalog.pg_namespace
+ where nspname = 'celery_journal' and has_schema_privilege(oid, 'usage')
+
+-- name: version
+select max(version) from celery_journal.migration
+
+-- name: record
+insert into celery_journal.migration (version, name) values (%(version)s, %(name)s)
+
+-- name: create partitions
+select celery_journal.create_partitions()
