@@ -93,16 +93,19 @@ class TaskEvent(Event):
 
 class TaskSent(TaskEvent):
     kind: Literal["task-sent"] = "task-sent"
+    state: Literal["PENDING"] = "PENDING"
 
 
 class TaskReceived(TaskEvent):
     relaxed = True
     kind: Literal["task-received"] = "task-received"
+    state: Literal["RECEIVED"] = "RECEIVED"
 
 
 class TaskStarted(TaskEvent, Encoded):
     relaxed = True
     kind: Literal["task-started"] = "task-started"
+    state: Literal["STARTED"] = "STARTED"
 
 
 class TaskProgress(TaskEvent, Encoded):
@@ -115,11 +118,13 @@ class TaskProgress(TaskEvent, Encoded):
 
 class TaskRetried(TaskEvent, Encoded):
     kind: Literal["task-retried"] = "task-retried"
+    state: Literal["RETRY"] = "RETRY"
     traceback: Text | None = None
 
 
 class TaskRejected(TaskEvent, Encoded):
     kind: Literal["task-rejected"] = "task-rejected"
+    state: Literal["REJECTED"] = "REJECTED"
     traceback: Text | None = None
 
 
@@ -127,21 +132,25 @@ class TaskRevoked(TaskEvent, Encoded):
     """Revoked by the worker that had it; or, with no `worker`, asked for by somebody."""
 
     kind: Literal["task-revoked"] = "task-revoked"
+    state: Literal["REVOKED"] = "REVOKED"
     traceback: Text | None = None
 
 
 class TaskFailed(TaskEvent, Encoded):
     kind: Literal["task-failed"] = "task-failed"
+    state: Literal["FAILURE"] = "FAILURE"
     traceback: Text | None = None
 
 
 class TaskSucceeded(TaskEvent, Encoded):
     kind: Literal["task-succeeded"] = "task-succeeded"
+    state: Literal["SUCCESS"] = "SUCCESS"
     traceback: Text | None = None
 
 
 class TaskIgnored(TaskEvent, Encoded):
     kind: Literal["task-ignored"] = "task-ignored"
+    state: Literal["IGNORED"] = "IGNORED"
 
 
 class TaskForgotten(Event):

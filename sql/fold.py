@@ -9,22 +9,29 @@ from . import DEFAULT_SCHEMA, queries
 #: In the order of locks. The names of the projections are the names of their SQL views.
 PROJECTIONS = ("task_result", "group_result", "chord_counter")
 
-#: The variable of the trigger that says whether an append concerns the projection.
-_WHEN = {"task_result": "tasks", "group_result": "groups", "chord_counter": "chords"}
+_PLACEHOLDER = re.compile(r"\{([a-z_ ]+)\}")
+_REGISTER = re.compile(r"case when (\(excluded\.\w+_rank, .+?\) > \(t\..+?\)) then (excluded\.\w+) else t\.\w+ end")
+
+#: The names that the trigger's variables, and a client's parameters, have in the same text.
+_IN_THE_TRIGGER = {"forgotten ids": "forgotten_ids", "forgotten positions": "forgotten_positions"}
+_FROM_A_CLIENT = {"forgotten ids": "%(ids)s::text[]", "forgotten positions": "%(positions)s::bigint[]"}
 
 
 class Projection:
-    """The SQL of one projection, with its tables where they are, or moved elsewhere (`table_prefix`, `table_suffix`)."""
+    """The SQL of one projection, on its tables where they are, or elsewhere (`table_prefix`, `table_suffix`)."""
 
     def __init__(self, name: str, schema: str = DEFAULT_SCHEMA, table_prefix: str | None = None, table_suffix: str = "") -> None:
         self.name = name
-        self._sections = queries(f"projections/{name}.sql", schema)
-        self._templates = queries("fold.sql", schema)
         self._schema = schema
         self._prefix = f"{schema}." if table_prefix is None else table_prefix
         self._suffix = table_suffix
-        self.table_names = tuple(self._sections["tables"].split())
-        self.key = self._sections["key"]
+        texts = queries(f"projections/{name}.sql", schema)
+        self.table_names = tuple(texts["tables"].split())
+        self.key = texts["key"]
+        self._has_parts = "parts" in texts
+        self._texts = {**queries("fold.sql", schema), **texts, "table": f"{schema}.{self.table_names[0]}"}
+        self._texts["merge one"] = _of_one_event(texts["merge"])
+        self._texts["merge newest"] = _replacing_every_register(self._texts["merge one"])
 
     def table(self, name: str) -> str:
         """Return where the table `name` is, qualified."""
@@ -33,38 +40,52 @@ class Projection:
     @property
     def view(self) -> str:
         """The statement that shows the registers to people."""
-        return self._moved(self._sections["view"])
+        return self._text("view")
 
     def step(self) -> str:
         """Return the part of the trigger that folds one append."""
-        steps = [self._fill("step")]
-        if "parts" in self._sections:
-            steps.insert(0, self._fill("parts step"))
-        return "\n".join(steps)
+        names = ["parts step", "step"] if self._has_parts else ["step"]
+        return "\n".join(self._text(name, _IN_THE_TRIGGER) for name in names)
 
     def history(self, of_the_log: str) -> list[bytes]:
-        """Return the statements that fold the events of `of_the_log` (a clause: where, order, limit)."""
-        names = ["history of parts", "history"] if "parts" in self._sections else ["history"]
-        return [self._fill(name, of_the_log=of_the_log).encode() for name in names]
+        """Return the statements that fold a stretch of the log: those events of which the clause `of_the_log` is true."""
+        names = ["parts", "forget", "merge many"] if self._has_parts else ["forget", "merge many"]
+        source = f"(select * from {self._schema}.event {of_the_log})"
+        return [re.sub(r"\bfrom new_event\b", f"from {source}", self._text(name)).encode() for name in names]
 
-    def refold(self) -> bytes:
-        """Return the statement that folds every forgotten stream anew."""
-        return self._fill("refold", table=self.table(self.table_names[0]), key=self.key).encode()
+    def lock_forgotten(self) -> bytes:
+        """Return the query that locks the next rows that were ever forgotten."""
+        return self._text("lock forgotten").encode()
 
-    def _fill(self, template: str, **values: str) -> str:
-        values = {**self._sections, "when": _WHEN[self.name], **values}
-        filled = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], self._templates[template])
-        return self._moved(filled)
+    def refold(self) -> list[bytes]:
+        """Return the statements that fold forgotten streams anew, from what stands after the forgetting."""
+        return [self._text(name, _FROM_A_CLIENT).encode() for name in ("clear", "mark", "refold")]
 
-    def _moved(self, text: str) -> str:
-        names = "|".join(self.table_names)
-        return re.sub(rf"\b{self._schema}\.({names})\b", lambda match: self.table(match[1]), text)
+    def _text(self, name: str, names: dict[str, str] | None = None) -> str:
+        texts = {**self._texts, **(names or {})}
+        text = texts[name]
+        while (filled := _PLACEHOLDER.sub(lambda match: texts.get(match[1], match[0]), text)) != text:
+            text = filled
+        tables = "|".join(self.table_names)
+        return re.sub(rf"\b{self._schema}\.({tables})\b", lambda match: self.table(match[1]), text)
+
+
+def _of_one_event(merge: str) -> str:
+    """Return the merge of one event, which needs no order and answers whether its stream was ever forgotten."""
+    return re.sub(r"\bfrom folded\s+order by \w+", "from ({lift}) folded", merge) + "\nreturning t.forgotten_position"
+
+
+def _replacing_every_register(merge: str) -> str:
+    """Return the merge for an event that wins every register: one comparison a register instead of one a column."""
+    wins = list(dict.fromkeys(match[1] for match in _REGISTER.finditer(merge)))
+    replacing = _REGISTER.sub(r"\2", merge)
+    return replacing.replace("\nreturning ", "\n where " + "\n   and ".join(wins) + "\nreturning ")
 
 
 def trigger_function(projections: list[Projection], schema: str = DEFAULT_SCHEMA, name: str = "fold") -> str:
     """Return the statement that creates the trigger function `name`, which folds an append into `projections`."""
     steps = "\n".join(projection.step() for projection in projections)
-    text = queries("fold.sql", schema)["trigger"].replace("/* steps */", steps)
+    text = queries("fold.sql", schema)["trigger"].replace("{steps}", steps)
     return text.replace(f"{schema}.fold()", f"{schema}.{name}()")
 
 

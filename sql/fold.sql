@@ -1,23 +1,21 @@
+-- What is made of the texts of a projection: `lift` (what one event means to a row), `combine` (many lifted events to one
+-- row a key) and `merge` (the join of that row with the one in the table).
+
 -- name: trigger
 -- Folds what one statement has appended into the views, in that statement, so that a reader always sees its own write.
 create or replace function celery_journal.fold() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $fold$
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_nestloop = off  -- the planner cannot know how many rows a batch has, and a nested loop over a large one never ends
+as $fold$
 declare
-    events        integer;
-    tasks         boolean;
-    groups        boolean;
-    parts         boolean;
-    chords        boolean;
-    forgotten_ids text[];
+    events              integer;
+    kind                text;
+    forgotten_ids       text[];
+    forgotten_positions bigint[];
+    forgotten           bigint;
 begin
-    select count(*),
-           bool_or(e.kind like 'task-%'),
-           bool_or(e.kind like 'group-%'),
-           bool_or(e.kind = 'chord-part-returned'),
-           bool_or(e.kind = 'group-expired' or e.kind like 'chord-%' and e.kind <> 'chord-part-returned')
-      into events, tasks, groups, parts, chords
-      from new_event e;
-/* steps */
+    select count(*), min(e.kind) into events, kind from new_event e;
+{steps}
     return null;
 end $fold$
 
@@ -27,65 +25,78 @@ after insert on celery_journal.event referencing new table as new_event
 for each statement execute function celery_journal.fold()
 
 -- name: step
--- For one event there is nothing to combine. A stream that was ever forgotten is folded anew from the log, because what
--- an earlier fact had hidden may stand after the forgetting; its row is locked by then, and stays so.
-    if {when} then
-        if events = 1 then
-            with lifted as (
-{lift}
-            ), folded as (select * from lifted), merged as (
-{merge}
-            ) select array_agg(id) filter (where forgotten is not null) into forgotten_ids from merged;
-        else
-            with lifted as materialized (
-{lift}
-            ), folded as (
-{combine}
-            ), merged as (
-{merge}
-            ) select array_agg(id) filter (where forgotten is not null) into forgotten_ids from merged;
+-- One event, as a rule, is the newest in every register: `merge newest` replaces them all, and does nothing where that is
+-- not so. A stream that was ever forgotten is folded anew from the log, because what an earlier fact had hidden may
+-- stand after the forgetting; its row is locked by then.
+    if events = 1 and kind in ({kinds}) then
+        {merge newest} into forgotten;
+        if not found then
+            {merge one} into forgotten;
         end if;
-        if forgotten_ids is not null then
-            {forget};
-            with new_event as (select * from celery_journal.event where stream = any(forgotten_ids)),
-            lifted as materialized (
-{lift}
-            ), folded as (
-{combine}
-            ), merged as (
-{merge}
-            ) select null into forgotten_ids;
+        if forgotten is null then
+            return null;
         end if;
+        select array[e.stream], array[forgotten] into forgotten_ids, forgotten_positions from new_event e;
+    elsif events > 1 or kind in ({forgetting kinds}) then
+        {forget};
+        {merge many};
+        select array_agg(t.{key}), array_agg(t.forgotten_position) into forgotten_ids, forgotten_positions
+          from {table} t
+         where t.forgotten_position is not null
+           and t.{key} in (select e.stream from new_event e where e.kind in ({kinds}, {forgetting kinds}));
+    end if;
+    if forgotten_ids is not null then
+        {clear};
+        {mark};
+        {refold};
+        forgotten_ids := null;
     end if;
 
 -- name: parts step
-    if parts then
-{parts};
+    if events > 1 or kind = 'chord-part-returned' then
+        {parts};
+        if events = 1 then
+            return null;
+        end if;
     end if;
 
--- name: history
--- The same fold over a stretch of the log.
-with new_event as (select * from celery_journal.event {of_the_log}),
-lifted as materialized (
-{lift}
-), folded as (
-{combine}
-), merged as (
-{merge}
-) select count(*) from merged
+-- name: forget
+insert into {table} as t ({key}, forgotten_position, forgotten_xmax)
+select e.stream, max(e.position), pg_snapshot_xmax(pg_current_snapshot())
+  from new_event e
+ where e.kind in ({forgetting kinds})
+ group by e.stream
+ order by e.stream
+on conflict ({key}) do update set
+       forgotten_position = greatest(t.forgotten_position, excluded.forgotten_position),
+       forgotten_xmax = excluded.forgotten_xmax
 
--- name: history of parts
-with new_event as (select * from celery_journal.event {of_the_log})
-{parts}
+-- name: merge many
+with lifted as materialized ({lift}), folded as ({combine})
+{merge}
+
+-- name: clear
+delete from {table} where {key} = any({forgotten ids})
+
+-- name: mark
+insert into {table} ({key}, forgotten_position, forgotten_xmax)
+select f.id, f.position, pg_snapshot_xmax(pg_current_snapshot())
+  from unnest({forgotten ids}, {forgotten positions}) as f(id, position)
+ order by f.id
 
 -- name: refold
--- Whatever was ever forgotten is folded anew from its whole stream: chunk by chunk it could not be known what hides what.
-with forgotten as (delete from {table} where forgotten_position is not null returning {key} as id),
-new_event as (select e.* from celery_journal.event e join forgotten f on e.stream = f.id),
-lifted as materialized (
-{lift}
-), folded as (
-{combine}
-), merged as (
+with new_event as (
+    select e.*
+      from celery_journal.event e
+           join unnest({forgotten ids}, {forgotten positions}) as f(id, position) on e.stream = f.id and e.position > f.position
+     where e.stream = any({forgotten ids})
+), lifted as materialized ({lift}), folded as ({combine})
 {merge}
-) select count(*) from merged
+
+-- name: lock forgotten
+select {key}, forgotten_position
+  from {table}
+ where forgotten_position is not null and {key} > %(after)s
+ order by {key}
+ limit %(limit)s
+   for update

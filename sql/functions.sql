@@ -138,5 +138,6 @@ begin
      where c.group_id = p.group_id and c.forgotten_xmax <= horizon and p.part_position <= c.forgotten_position;
     delete from celery_journal.chord_counter_row where forgotten_xmax <= horizon and date_created is null;
     get diagnostics purged = row_count;
+    update celery_journal.task_result_row set forgotten_position = null, forgotten_xmax = null where forgotten_xmax <= horizon;
     return total + purged;
 end $$;

@@ -1,21 +1,26 @@
 -- The current state of each task: three last-writer-wins registers (what was asked, the run, the outcome), each with
 -- a key. A fold is a join: commutative, associative, idempotent, so facts may come late, twice and out of order.
 
+-- name: classes
+-- The class of an outcome is its place here; `asked` stands for a revoke that somebody asked for and no worker effected.
+array['task-sent', 'task-received', 'asked', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded']
+
+-- name: kinds
+'task-sent', 'task-received', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded'
+
+-- name: forgetting kinds
+'task-forgotten', 'task-expired', 'task-erased'
+
 -- name: lift
--- What one event means to the row of its task.
+-- What one event means to the row of its task: every event writes every register, under a key that says how much it knows.
 select e.stream as task_id,
-       e.position,
-       case when e.forgets then e.position end as forgotten_position,
-       case when e.forgets then pg_snapshot_xmax(pg_current_snapshot()) end as forgotten_xmax,
-       case when not e.forgets then e.occurred_at end as date_created,
-       case when not e.forgets then e.occurred_at end as date_updated,
+       e.occurred_at as date_created,
+       e.occurred_at as date_updated,
        -- What was asked: the fullest account wins (with arguments, with a name), then the newest attempt, then task-sent.
-       case when e.forgets then -1
-            else case when e.args is not null then 2199023255552 when e.name is not null then 1099511627776 else 0 end
-                 + e.attempt::bigint * 2 + (e.kind = 'task-sent')::integer
-       end as asked_rank,
-       case when e.forgets then '-infinity' else e.occurred_at end as asked_at,
-       case when e.forgets then 0 else e.position end as asked_position,
+       case when e.args is not null then 2199023255552 when e.name is not null then 1099511627776 else 0 end
+           + e.attempt::bigint * 2 + (e.kind = 'task-sent')::integer as asked_rank,
+       e.occurred_at as asked_at,
+       e.position as asked_position,
        e.name as task_name,
        e.periodic_task_name,
        e.args,
@@ -26,69 +31,41 @@ select e.stream as task_id,
        e.parent_id,
        e.group_id,
        -- The run: the newest attempt that a worker is known for, as task-started tells it.
-       case when e.forgets then -1
-            else (e.worker is not null)::integer * 1099511627776 + e.attempt::bigint * 2 + (e.kind = 'task-started')::integer
-       end as run_rank,
-       case when e.forgets then '-infinity' else e.occurred_at end as run_at,
-       case when e.forgets then 0 else e.position end as run_position,
+       case when e.worker is not null then 1099511627776 else 0 end
+           + e.attempt::bigint * 2 + (e.kind = 'task-started')::integer as run_rank,
+       e.occurred_at as run_at,
+       e.position as run_position,
        e.worker,
        e.pid,
        case when e.kind = 'task-started' then e.attempt else -1 end as started_attempt,
        case when e.kind = 'task-started' then e.occurred_at end as date_started,
        -- The outcome: SUCCESS is final; then the newest attempt; within it the class of the state. A later attempt
        -- that is only sent or received does not hide RETRY, which says more.
-       case when e.forgets then -1
+       case when e.kind = 'task-succeeded' then 1125899906842624 + e.attempt::bigint * 16
             when e.attempt > 0 and e.kind in ('task-sent', 'task-received') then 0
-            else (e.kind = 'task-succeeded')::integer * 1125899906842624 + e.attempt::bigint * 16
-                 + case e.kind
-                       when 'task-sent' then 1
-                       when 'task-received' then 2
-                       when 'task-revoked' then case when e.worker is null then 3 else 8 end
-                       when 'task-started' then 4
-                       when 'task-progress' then 5
-                       when 'task-retried' then 6
-                       when 'task-rejected' then 7
-                       when 'task-ignored' then 9
-                       when 'task-failed' then 10
-                       when 'task-succeeded' then 11
-                   end
-       end as outcome_rank,
-       case when e.forgets then '-infinity' else e.occurred_at end as outcome_at,
-       case when e.forgets then 0 else e.position end as outcome_position,
-       case e.kind
-           when 'task-sent' then 'PENDING'
-           when 'task-received' then 'RECEIVED'
-           when 'task-revoked' then 'REVOKED'
-           when 'task-started' then 'STARTED'
-           when 'task-progress' then e.state
-           when 'task-retried' then 'RETRY'
-           when 'task-rejected' then 'REJECTED'
-           when 'task-ignored' then 'IGNORED'
-           when 'task-failed' then 'FAILURE'
-           when 'task-succeeded' then 'SUCCESS'
-       end as status,
-       case when not e.forgets then e.attempt end as retries,
+            when e.kind = 'task-revoked' and e.worker is null then e.attempt::bigint * 16 + array_position({classes}, 'asked')
+            else e.attempt::bigint * 16 + array_position({classes}, e.kind) end as outcome_rank,
+       e.occurred_at as outcome_at,
+       e.position as outcome_position,
+       e.state as status,
+       e.attempt as retries,
        case when e.kind in ('task-succeeded', 'task-failed', 'task-revoked', 'task-ignored') then e.occurred_at end as date_done,
        e.content_type,
        e.content_encoding,
        e.result,
        e.traceback,
        e.meta
-  from (select *, kind in ('task-forgotten', 'task-expired', 'task-erased') as forgets from new_event) e
- where e.kind in ('task-sent', 'task-received', 'task-started', 'task-progress', 'task-retried', 'task-rejected',
-                  'task-revoked', 'task-failed', 'task-succeeded', 'task-ignored',
-                  'task-forgotten', 'task-expired', 'task-erased')
+  from new_event e
+ where e.kind in ({kinds})
 
 -- name: combine
--- Many events become one row a task: the winner of each register among those after the last forgetting.
+-- Many events become one row a task: the winner of each register.
 select w.task_id,
-       w.forgotten_position,
-       case when w.forgotten_position is not null then pg_snapshot_xmax(pg_current_snapshot()) end as forgotten_xmax,
        w.date_created,
        w.date_updated,
-       coalesce(a.asked_rank, -1) as asked_rank,
-       coalesce(a.asked_at, '-infinity') as asked_at,
-       coalesce(a.asked_position, 0) as asked_position,
+       a.asked_rank,
+       a.asked_at,
+       a.asked_position,
        a.task_name,
        a.periodic_task_name,
        a.args,
@@ -98,16 +75,16 @@ select w.task_id,
        a.root_id,
        a.parent_id,
        a.group_id,
-       coalesce(r.run_rank, -1) as run_rank,
-       coalesce(r.run_at, '-infinity') as run_at,
-       coalesce(r.run_position, 0) as run_position,
+       r.run_rank,
+       r.run_at,
+       r.run_position,
        r.worker,
        r.pid,
        coalesce(s.started_attempt, -1) as started_attempt,
        s.date_started,
-       coalesce(o.outcome_rank, -1) as outcome_rank,
-       coalesce(o.outcome_at, '-infinity') as outcome_at,
-       coalesce(o.outcome_position, 0) as outcome_position,
+       o.outcome_rank,
+       o.outcome_at,
+       o.outcome_position,
        o.status,
        o.retries,
        o.date_done,
@@ -117,35 +94,29 @@ select w.task_id,
        o.traceback,
        o.meta
   from (select l.task_id,
-               l.forgotten_position,
                min(l.date_created) as date_created,
                max(l.date_updated) as date_updated,
-               (max(array[l.asked_rank, l.moment, l.position]) filter (where l.counts))[3] as asked,
-               (max(array[l.run_rank, l.moment, l.position]) filter (where l.counts))[3] as run,
-               (max(array[l.started_attempt, -l.moment, l.position]) filter (where l.counts and l.started_attempt >= 0))[3] as started,
-               (max(array[l.outcome_rank, l.moment, l.position]) filter (where l.counts))[3] as outcome
-          from (select task_id, position, asked_rank, run_rank, started_attempt, outcome_rank, date_created is not null as counts,
-                       (extract(epoch from date_created) * 1000000)::bigint as moment,
-                       date_created, date_updated, f.forgotten_position
-                  from lifted
-                       left join (select task_id, max(forgotten_position) as forgotten_position
-                                    from lifted where forgotten_position is not null group by task_id) f using (task_id)
-                 where position >= coalesce(f.forgotten_position, 0)) l
-         group by l.task_id, l.forgotten_position) w
-       left join lifted a on a.position = w.asked
-       left join lifted r on r.position = w.run
-       left join lifted s on s.position = w.started
-       left join lifted o on o.position = w.outcome
+               (max(array[l.asked_rank, l.moment, l.position]))[3] as asked,
+               (max(array[l.run_rank, l.moment, l.position]))[3] as run,
+               (max(array[l.started_attempt, -l.moment, l.position]) filter (where l.started_attempt >= 0))[3] as started,
+               (max(array[l.outcome_rank, l.moment, l.position]))[3] as outcome
+          from (select *, (extract(epoch from date_created) * 1000000)::bigint as moment, asked_position as position
+                  from lifted) l
+         group by l.task_id) w
+       join lifted a on a.asked_position = w.asked
+       join lifted r on r.run_position = w.run
+       join lifted o on o.outcome_position = w.outcome
+       left join lifted s on s.asked_position = w.started
 
 -- name: merge
 insert into celery_journal.task_result_row as t (
-       task_id, forgotten_position, forgotten_xmax, date_created, date_updated,
+       task_id, date_created, date_updated,
        asked_rank, asked_at, asked_position, task_name, periodic_task_name, args, kwargs, args_content_type,
        queue, root_id, parent_id, group_id,
        run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
        outcome_rank, outcome_at, outcome_position, status, retries, date_done,
        content_type, content_encoding, result, traceback, meta)
-select task_id, forgotten_position, forgotten_xmax, date_created, date_updated,
+select task_id, date_created, date_updated,
        asked_rank, asked_at, asked_position, task_name, periodic_task_name, args, kwargs, args_content_type,
        queue, root_id, parent_id, group_id,
        run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
@@ -154,8 +125,6 @@ select task_id, forgotten_position, forgotten_xmax, date_created, date_updated,
   from folded
  order by task_id
 on conflict (task_id) do update set
-       forgotten_position = greatest(t.forgotten_position, excluded.forgotten_position),
-       forgotten_xmax = coalesce(excluded.forgotten_xmax, t.forgotten_xmax),
        date_created = least(t.date_created, excluded.date_created),
        date_updated = greatest(t.date_updated, excluded.date_updated),
        asked_rank = case when (excluded.asked_rank, excluded.asked_at, excluded.asked_position) > (t.asked_rank, t.asked_at, t.asked_position) then excluded.asked_rank else t.asked_rank end,
@@ -190,10 +159,6 @@ on conflict (task_id) do update set
        result = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.result else t.result end,
        traceback = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.traceback else t.traceback end,
        meta = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.meta else t.meta end
-returning t.task_id as id, t.forgotten_position as forgotten
-
--- name: forget
-delete from celery_journal.task_result_row where task_id = any(forgotten_ids)
 
 -- name: key
 task_id
