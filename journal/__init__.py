@@ -1,0 +1,49 @@
+"""The immutable event log: event types, codec, append, read, subscribe, migrate."""
+
+from .codec import RecordedEvent
+from .connection import Connections, connect, redact
+from .emitter import Emitter
+from .errors import (
+    DatabaseError,
+    DatabaseMissing,
+    DatabaseUnreachable,
+    EventConflict,
+    JournalError,
+    LoginRefused,
+    PayloadTooLarge,
+    SchemaError,
+    SchemaMissing,
+    SchemaOutdated,
+    SchemaTooNew,
+)
+from .journal import Connection, Journal
+from .migrations import check_version, migrate, pending_migrations, schema_version, script, wanted_version
+from .subscription import Subscription
+
+__all__ = [
+    "Connection",
+    "Connections",
+    "DatabaseError",
+    "DatabaseMissing",
+    "DatabaseUnreachable",
+    "Emitter",
+    "EventConflict",
+    "Journal",
+    "JournalError",
+    "LoginRefused",
+    "PayloadTooLarge",
+    "RecordedEvent",
+    "SchemaError",
+    "SchemaMissing",
+    "SchemaOutdated",
+    "SchemaTooNew",
+    "Subscription",
+    "check_version",
+    "connect",
+    "migrate",
+    "pending_migrations",
+    "redact",
+    "schema_version",
+    "script",
+    "wanted_version",
+]

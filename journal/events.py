@@ -1,4 +1,4 @@
-"""The events: one model a kind, a discriminated union of them all, and what identifies a fact.
+"""The events: one model a kind, and a discriminated union of them all.
 
 A kind that this version does not know is an `UnknownEvent`, and a field that it does not know is kept in
 `model_extra`: both come through a round trip as they were.
@@ -6,13 +6,9 @@ A kind that this version does not know is an `UnknownEvent`, and a field that it
 
 from __future__ import annotations
 
-import hashlib
-import os
-import socket
 from datetime import UTC, datetime
-from itertools import count
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
-from uuid import UUID, uuid4
+from typing import Annotated, Any, ClassVar, Literal, get_args
+from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PlainValidator, TypeAdapter, field_validator
 
@@ -359,35 +355,3 @@ known_event: TypeAdapter[KnownEvent] = TypeAdapter(KnownEvent)
 
 #: Every kind that this version knows, with its model.
 KINDS: dict[str, type[Event]] = {model.model_fields["kind"].default: model for model in get_args(get_args(KnownEvent)[0])}
-
-E = TypeVar("E", bound=Event)
-
-
-def identify(occurred_at: datetime, stream: str, kind: str, attempt: int, emitter: str, sequence: int) -> UUID:
-    """Return the event id of a fact: a UUID version 8 (RFC 9562), 48 bits of milliseconds and a hash of the rest."""
-    milliseconds = min(max(int(occurred_at.timestamp() * 1000), 0), 2**48 - 1)
-    facts = "\0".join((stream, kind, str(attempt), emitter, str(sequence)))
-    digest = int.from_bytes(hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=10).digest())
-    high, low = digest >> 68, digest & (2**62 - 1)
-    return UUID(int=milliseconds << 80 | 8 << 76 | high << 64 | 2 << 62 | low)
-
-
-class Emitter:
-    """Makes the events of one process, each with an id that no other process and no other call makes."""
-
-    def __init__(self, name: str | None = None) -> None:
-        self._given = name
-        self._identity = self._identify_process()
-
-    def _identify_process(self) -> tuple[int, str, count[int]]:
-        pid = os.getpid()
-        return pid, self._given or f"{socket.gethostname()}:{pid}:{uuid4().hex[:8]}", count()
-
-    def emit(self, kind: type[E], stream: str, *, attempt: int = 0, occurred_at: datetime | None = None, **fields: Any) -> E:
-        """Return a new event of the model `kind`, at `occurred_at` (now, unless given)."""
-        pid, name, sequence = self._identity
-        if pid != os.getpid():  # a forked child is another emitter; one assignment, so it needs no lock
-            self._identity = pid, name, sequence = self._identify_process()
-        moment = occurred_at or datetime.now(UTC)
-        event_id = identify(moment, stream, kind.model_fields["kind"].default, attempt, name, next(sequence))
-        return kind(event_id=event_id, stream=stream, attempt=attempt, occurred_at=moment, **fields)

@@ -77,7 +77,13 @@ select count(*) as events, min(e.recorded_at) as oldest
 -- A restore into another cluster restarts transaction ids; the cluster's identifier tells.
 select system_identifier::text as generation from pg_control_system()
 
+-- name: begin subscription
+insert into celery_journal.subscription (name, generation, transaction, position)
+values (%(name)s, %(generation)s, '0', 0)
+on conflict (name) do nothing
+
 -- name: load checkpoint
+-- Locked until the end of the transaction: the next subscriber of that name waits, then goes on from there.
 select s.generation, s.transaction::text::bigint as transaction, s.position
   from celery_journal.subscription s
  where s.name = %(name)s

@@ -1,0 +1,129 @@
+"""Connections: one bounded pool a process, never an inherited connection, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from .errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, LoginRefused
+
+Connection = psycopg.Connection[Any]
+
+CONNECT_TIMEOUT = 10.0
+
+#: What a connection of ours is called in pg_stat_activity.
+APPLICATION_NAME = "celery-journal"
+
+
+def redact(dsn: str) -> str:
+    """Return where the DSN leads, without its password."""
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return "(an unreadable DSN)"
+    host, port = parts.get("host") or parts.get("hostaddr") or "", parts.get("port") or ""
+    where = f"{host}:{port}" if port and not str(host).startswith("/") else str(host)
+    user = f"{parts['user']}@" if parts.get("user") else ""
+    return f"{user}{where or 'the local socket'}/{parts.get('dbname') or ''}"
+
+
+def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
+    """Return a connection in autocommit mode.
+
+    Raises DatabaseUnreachable, LoginRefused or DatabaseMissing, whose text is one sentence without the password.
+    """
+    try:
+        return psycopg.connect(complete(dsn, timeout), autocommit=True)
+    except psycopg.ProgrammingError as exc:
+        raise DatabaseUnreachable("the DSN cannot be read; write it as postgresql://user@host:port/database") from exc
+    except psycopg.OperationalError as exc:
+        raise explain(dsn, exc) from exc
+
+
+def complete(dsn: str, timeout: float = CONNECT_TIMEOUT) -> str:
+    """Return the DSN with our defaults for what it leaves open."""
+    given = conninfo_to_dict(dsn)
+    defaults: dict[str, Any] = {"connect_timeout": max(2, round(timeout)), "application_name": APPLICATION_NAME}
+    return make_conninfo(**{**defaults, **given})
+
+
+def explain(dsn: str, exc: psycopg.OperationalError) -> DatabaseError:
+    """Return what a failed attempt to connect means, in one sentence, found out by asking and not by reading its text."""
+    where = redact(dsn)
+    pgconn = exc.pgconn
+    if pgconn is not None and (pgconn.needs_password or pgconn.used_password):
+        return LoginRefused(f"PostgreSQL at {where} refuses the user or the password; correct the URL or PGPASSWORD")
+    name = conninfo_to_dict(dsn).get("dbname")
+    for neighbour in ("postgres", "template1"):
+        with suppress(psycopg.Error), psycopg.connect(make_conninfo(dsn, dbname=neighbour, connect_timeout=2)) as connection:
+            if connection.execute("select 1 from pg_catalog.pg_database where datname = %s", (name,)).fetchone() is None:
+                return DatabaseMissing(f"PostgreSQL at {where} has no database of that name; run: createdb {name}")
+    if _answers(dsn):
+        return LoginRefused(f"PostgreSQL at {where} refuses the connection; see its log, and pg_hba.conf for this user and database")
+    return DatabaseUnreachable(f"no PostgreSQL answers at {where}; start it or correct the URL")
+
+
+def _answers(dsn: str) -> bool:
+    parts = {key: value for key, value in conninfo_to_dict(dsn).items() if key in {"host", "hostaddr", "port"}}
+    parameters = make_conninfo(**{**parts, "connect_timeout": 2}).encode()
+    return psycopg.pq.PGconn.ping(parameters) == psycopg.pq.Ping.OK
+
+
+class Connections:
+    """A bounded pool of connections, thread-safe; a forked child opens its own and leaves the inherited ones alone."""
+
+    def __init__(self, dsn: str, size: int = 4, timeout: float = CONNECT_TIMEOUT) -> None:
+        self.dsn = dsn
+        self.size = size
+        self.timeout = timeout
+        self._pool: tuple[int, ConnectionPool[Connection]] | None = None
+        #: Pools of the processes this one was forked from: neither used nor closed, which would end the parent's sessions.
+        self._inherited: list[ConnectionPool[Connection]] = []
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lend a connection. Raises DatabaseUnreachable, LoginRefused or DatabaseMissing if there can be none."""
+        pool = self._open()
+        try:
+            connection = pool.getconn(self.timeout)
+        except PoolTimeout as exc:
+            connect(self.dsn, self.timeout).close()  # says what is wrong, if it is not only that all are in use
+            raise DatabaseUnreachable(f"no connection to {redact(self.dsn)} became free within {self.timeout:g} s; raise pool_size") from exc
+        try:
+            yield connection
+        finally:
+            pool.putconn(connection)
+
+    def check(self) -> None:
+        """Replace the connections that a restart of the server has broken."""
+        self._open().check()
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None and pool[0] == os.getpid():
+            pool[1].close(timeout=1)
+
+    def _open(self) -> ConnectionPool[Connection]:
+        if self._pool is not None and self._pool[0] != os.getpid():
+            self._inherited.append(self._pool[1])
+            self._pool = None
+        if self._pool is None:
+            connect(self.dsn, self.timeout).close()  # the pool itself cannot say why it gets no connection
+            self._pool = os.getpid(), ConnectionPool(
+                complete(self.dsn, self.timeout),
+                min_size=0,
+                max_size=self.size,
+                timeout=self.timeout,
+                max_idle=300,
+                open=True,
+                kwargs={"autocommit": True},
+                name=APPLICATION_NAME,
+            )
+        return self._pool[1]

@@ -1,0 +1,109 @@
+"""Real PostgreSQL for every test: the embedded one, and the machine's own where there is one (in CI there must be)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from celery_journal.consumers import embedded
+from celery_journal.journal import Connection, Emitter, Journal, migrate
+
+#: The PostgreSQL of the machine, as a superuser.
+LOCAL_SERVER = os.environ.get("CELERY_JOURNAL_TEST_SERVER", "postgresql://postgres@127.0.0.1:5432/postgres")
+
+TABLES = "event, task_result_row, group_result_row, chord_counter_row, chord_part, chord_lease, subscription"
+
+
+def require(service: str, available: bool) -> None:
+    """Skip where a service of the machine is missing; in CI that is a failure."""
+    if not available and os.environ.get("CI"):
+        pytest.fail(f"{service} is missing, and CI must have it")
+    if not available:
+        pytest.skip(f"no {service} on this machine")
+
+
+def _answers(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The DSN of an embedded server that ends with this run, however it ends."""
+    return embedded.use(Path(tmp_path_factory.mktemp("embedded", numbered=True)) / "journal")
+
+
+@pytest.fixture(scope="session", params=[pytest.param("embedded", id="embedded"), pytest.param("local", id="local")])
+def server(request: pytest.FixtureRequest) -> str:
+    """The DSN of each server in turn."""
+    if request.param == "embedded":
+        dsn: str = request.getfixturevalue("embedded_server")
+        return dsn
+    require("PostgreSQL", _answers(LOCAL_SERVER))
+    return LOCAL_SERVER
+
+
+def new_database(server: str) -> Iterator[str]:
+    name = f"journal_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    yield psycopg.conninfo.make_conninfo(server, dbname=name)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture(scope="session")
+def database(server: str) -> Iterator[str]:
+    """A migrated database, shared by the tests of a session."""
+    for dsn in new_database(server):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+        yield dsn
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """A database of its own, with nothing in it."""
+    yield from new_database(server)
+
+
+def empty(connection: psycopg.Connection[Any]) -> None:
+    """Empty every table of the journal, past the triggers that refuse it."""
+    tables = ", ".join(f"celery_journal.{table}" for table in TABLES.split(", "))
+    connection.execute("set session_replication_role = replica")
+    connection.execute(f"truncate {tables} restart identity".encode())
+    connection.execute("set session_replication_role = origin")
+
+
+@pytest.fixture
+def dsn(database: str) -> str:
+    """The DSN of an empty journal."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        empty(connection)
+    return database
+
+
+@pytest.fixture
+def connection(dsn: str) -> Iterator[Connection]:
+    """A connection to an empty journal, each statement its own transaction."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def emitter() -> Emitter:
+    return Emitter()
