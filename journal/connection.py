@@ -82,9 +82,8 @@ class Connections:
         self.dsn = dsn
         self.size = size
         self.timeout = timeout
-        self._pool: tuple[int, ConnectionPool[Connection]] | None = None
-        #: Pools of the processes this one was forked from: neither used nor closed, which would end the parent's sessions.
-        self._inherited: list[ConnectionPool[Connection]] = []
+        #: By process. What was inherited through a fork is neither used nor closed: that would end the parent's sessions.
+        self._pools: dict[int, ConnectionPool[Connection]] = {}
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -106,17 +105,15 @@ class Connections:
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None and pool[0] == os.getpid():
-            pool[1].close(timeout=1)
+        pool = self._pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.close(timeout=1)
 
     def _open(self) -> ConnectionPool[Connection]:
-        if self._pool is not None and self._pool[0] != os.getpid():
-            self._inherited.append(self._pool[1])
-            self._pool = None
-        if self._pool is None:
+        pool = self._pools.get(os.getpid())
+        if pool is None:
             connect(self.dsn, self.timeout).close()  # the pool itself cannot say why it gets no connection
-            self._pool = os.getpid(), ConnectionPool(
+            new = ConnectionPool(
                 complete(self.dsn, self.timeout),
                 min_size=0,
                 max_size=self.size,
@@ -126,4 +123,7 @@ class Connections:
                 kwargs={"autocommit": True},
                 name=APPLICATION_NAME,
             )
-        return self._pool[1]
+            pool = self._pools.setdefault(os.getpid(), new)  # atomic; a lock could be inherited in a locked state
+            if pool is not new:
+                new.close()
+        return pool

@@ -1,0 +1,21 @@
+"""The views: one module each, and how they are rebuilt and verified."""
+
+from .chord_counter import ChordCounter, ChordPart
+from .group_result import GroupResult
+from .projection import PROJECTIONS, RowDoesNotExist
+from .rebuild import rebuild
+from .task_result import TaskResult
+from .verify import Difference, Verification, verify
+
+__all__ = [
+    "PROJECTIONS",
+    "ChordCounter",
+    "ChordPart",
+    "Difference",
+    "GroupResult",
+    "RowDoesNotExist",
+    "TaskResult",
+    "Verification",
+    "rebuild",
+    "verify",
+]

@@ -42,6 +42,10 @@ class Projection:
         """The statement that shows the registers to people."""
         return self._text("view")
 
+    def alive(self, name: str) -> str:
+        """Return the condition that a row of the table `name` is not a forgotten one."""
+        return self._text(f"alive {name}") if f"alive {name}" in self._texts else "date_created is not null"
+
     def step(self) -> str:
         """Return the part of the trigger that folds one append."""
         names = ["parts step", "step"] if self._has_parts else ["step"]

@@ -6,6 +6,7 @@
 create or replace function celery_journal.fold() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_nestloop = off  -- the planner cannot know how many rows a batch has, and a nested loop over a large one never ends
+set jit = off              -- before PostgreSQL 18 a plan that has to use one all the same looks dear enough to compile
 as $fold$
 declare
     events              integer;

@@ -102,7 +102,7 @@ begin
         return 'waiting';
     end if;
 
-    select count(*) into tally from celery_journal.chord_part p where p.group_id = chord and p.part_position > after_forgotten;
+    select count(*) into tally from celery_journal.chord_part_row p where p.group_id = chord and p.part_position > after_forgotten;
     if tally < expected then
         update celery_journal.chord_lease set returned = tally where group_id = chord;
         return 'waiting';
@@ -120,6 +120,22 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
     update celery_journal.chord_lease set claimed_until = null where group_id = chord and claimed_by = claimant;
 $$;
 
+-- The chords whose parts are all there, whose body is not sent, and which nobody has claimed: a crash may leave one so.
+create or replace function celery_journal.open_chords(at_most integer default 100) returns setof text
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    select c.group_id
+      from celery_journal.chord_counter_row c
+     where c.ended_rank < 0
+       and c.date_created is not null
+       and c.size is not null
+       and not exists (select from celery_journal.chord_lease l
+                        where l.group_id = c.group_id and l.claimed_until > clock_timestamp())
+       and c.size + cardinality(c.added) <= (select count(*) from celery_journal.chord_part_row p
+                                              where p.group_id = c.group_id and p.part_position > coalesce(c.forgotten_position, 0))
+     order by c.date_created
+     limit at_most
+$$;
+
 -- Removes what a forgotten row leaves behind, once no transaction that began before the forgetting can still write to it.
 create or replace function celery_journal.purge_forgotten() returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -134,7 +150,7 @@ begin
     delete from celery_journal.group_result_row where forgotten_xmax <= horizon and date_created is null;
     get diagnostics purged = row_count;
     total := total + purged;
-    delete from celery_journal.chord_part p using celery_journal.chord_counter_row c
+    delete from celery_journal.chord_part_row p using celery_journal.chord_counter_row c
      where c.group_id = p.group_id and c.forgotten_xmax <= horizon and p.part_position <= c.forgotten_position;
     delete from celery_journal.chord_counter_row where forgotten_xmax <= horizon and date_created is null;
     get diagnostics purged = row_count;

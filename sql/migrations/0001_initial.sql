@@ -3,14 +3,14 @@
 -- event             the log: one row is one fact about one stream (a task id or a group id). Append-only.
 -- task_result_row   the registers of one task; the SQL view task_result shows them to people.
 -- group_result_row  the registers of one saved group; view group_result.
--- chord_counter_row the registers of one chord; view chord_counter, which counts the rows of chord_part.
--- chord_part        one returned member of a chord's header, inserted once.
+-- chord_counter_row the registers of one chord; view chord_counter, which counts the parts.
+-- chord_part_row    one returned member of a chord's header, inserted once; view chord_part.
 -- chord_lease       operational, not a view: who is about to send a chord's body, and until when.
 -- subscription      how far each reader of the log has come.
 -- migration         which numbered migrations this schema has had.
 --
--- Order of locks, the same for every statement: event, then task_result_row, group_result_row, chord_part and
--- chord_counter_row, each by ascending key, then chord_lease. There is nothing that all writers share, because
+-- Order of locks, the same for every statement: event, then task_result_row, group_result_row, chord_part_row
+-- and chord_counter_row, each by ascending key, then chord_lease. There is nothing that all writers share, because
 -- whatever every writer holds until its commit limits the whole system to one fsync at a time.
 
 create table celery_journal.migration (
@@ -155,7 +155,7 @@ create table celery_journal.chord_counter_row (
 -- The sweep looks at open chords only.
 create index chord_counter_row_open on celery_journal.chord_counter_row (date_created) where ended_rank < 0;
 
-create table celery_journal.chord_part (
+create table celery_journal.chord_part_row (
     group_id         text        not null,
     task_id          text        not null,
     group_index      integer     not null,
@@ -169,7 +169,7 @@ create table celery_journal.chord_part (
     primary key (group_id, task_id, group_index)
 );
 
-comment on column celery_journal.chord_part.group_index is
+comment on column celery_journal.chord_part_row.group_index is
     'The place in the header; -1 when Celery gave none.';
 
 -- `returned` is a cheap upper bound of the parts (a redelivered part is counted again): only when it reaches the

@@ -1,4 +1,4 @@
--- Each chord: its size (which may come after the first parts), its end, and its parts. A part touches chord_part only,
+-- Each chord: its size (which may come after the first parts), its end, and its parts. A part touches chord_part_row only,
 -- never the chord's own row, so that the members of a wide chord do not wait for each other's fsync.
 
 -- name: kinds
@@ -9,7 +9,7 @@
 
 -- name: parts
 -- SUCCESS beats another state of the same part, the earlier fact beats the later: a redelivered part changes nothing.
-insert into celery_journal.chord_part as t (
+insert into celery_journal.chord_part_row as t (
        group_id, task_id, group_index, part_rank, part_position, date_done, status, content_type, content_encoding, result)
 select distinct on (e.stream, e.task_id, coalesce(e.group_index, -1))
        e.stream, e.task_id, coalesce(e.group_index, -1), (e.state = 'SUCCESS')::integer, e.position, e.occurred_at,
@@ -108,7 +108,10 @@ on conflict (group_id) do update set
 group_id
 
 -- name: tables
-chord_counter_row chord_part
+chord_counter_row chord_part_row
+
+-- name: alive chord_part_row
+part_position > coalesce((select c.forgotten_position from celery_journal.chord_counter_row c where c.group_id = chord_part_row.group_id), 0)
 
 -- name: view
 create or replace view celery_journal.chord_counter as
@@ -125,6 +128,21 @@ select c.group_id,
   from celery_journal.chord_counter_row c
        left join lateral (
            select count(*)::integer as done, (count(*) filter (where q.status <> 'SUCCESS'))::integer as failed
-             from celery_journal.chord_part q
+             from celery_journal.chord_part_row q
             where q.group_id = c.group_id and q.part_position > coalesce(c.forgotten_position, 0)) p on true
- where c.date_created is not null
+ where c.date_created is not null;
+
+create or replace view celery_journal.chord_part as
+select p.group_id,
+       p.task_id,
+       nullif(p.group_index, -1) as group_index,
+       p.status,
+       p.date_done,
+       p.content_type,
+       p.content_encoding,
+       p.result,
+       celery_journal.json_or_null(p.result) as result_json,
+       p.part_position as position
+  from celery_journal.chord_part_row p
+       left join celery_journal.chord_counter_row c on c.group_id = p.group_id
+ where p.part_position > coalesce(c.forgotten_position, 0)

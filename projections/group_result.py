@@ -1,0 +1,37 @@
+"""A saved group."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from .projection import Row
+from .task_result import text_of
+
+
+class GroupResult(Row):
+    """A group as `GroupResult.save()` stored it.
+
+    `date_created` is the first save, `date_saved` the last, `date_done` the moment the last member became ready (None before).
+    """
+
+    query: ClassVar[str] = "group_result"
+    key: ClassVar[str] = "group_id"
+
+    group_id: str
+    #: The encoded `as_tuple()` of the group, by `content_type` and `content_encoding`.
+    result: bytes | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    #: The ids of the group's tasks, those of nested groups included.
+    members: tuple[str, ...] | None = None
+    date_created: datetime | None = None
+    date_saved: datetime | None = None
+    date_done: datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field by name; the result as text (base64 where it is binary)."""
+        return {**self.model_dump(), "result": text_of(self.result)}
+
+    def __str__(self) -> str:
+        return f"<Group: {self.group_id}>"

@@ -1,0 +1,53 @@
+"""The registry of the projections, and what the models of their rows have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+import psycopg
+from psycopg.rows import dict_row
+from pydantic import BaseModel, ConfigDict
+
+from celery_journal import sql
+from celery_journal.sql.fold import PROJECTIONS
+
+Connection = psycopg.Connection[Any]
+
+__all__ = ["PROJECTIONS", "Connection", "Row", "RowDoesNotExist"]
+
+
+class RowDoesNotExist(LookupError):
+    """The view has no row of that key."""
+
+
+class Row(BaseModel):
+    """One row of a view, as it was when it was read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: The named query of sql/views.sql, and the field that is the key.
+    query: ClassVar[str]
+    key: ClassVar[str]
+    #: Raised by `get`; each model has its own, as Django's models have.
+    DoesNotExist: ClassVar[type[RowDoesNotExist]] = RowDoesNotExist
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.DoesNotExist = type("DoesNotExist", (RowDoesNotExist,), {"__qualname__": f"{cls.__qualname__}.DoesNotExist"})
+
+    @classmethod
+    def get(cls, connection: Connection, key: str, schema: str = sql.DEFAULT_SCHEMA) -> Self:
+        """Return the row of the key; raise `DoesNotExist` if there is none."""
+        rows = cls.get_many(connection, [key], schema)
+        if key not in rows:
+            raise cls.DoesNotExist(f"{cls.query} has no {cls.key} {key!r}")
+        return rows[key]
+
+    @classmethod
+    def get_many(cls, connection: Connection, keys: Iterable[str], schema: str = sql.DEFAULT_SCHEMA) -> dict[str, Self]:
+        """Return the rows of those of the keys that have one, by key, in one query."""
+        with connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.query("views.sql", cls.query, schema), {"keys": list(keys)})
+            return {row[cls.key]: cls.model_validate(row) for row in cursor}

@@ -1,0 +1,85 @@
+"""The current state of a task."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from typing import Any, ClassVar
+
+from pydantic import computed_field, field_validator
+
+from .projection import Row
+
+
+def text_of(encoded: bytes | None) -> str | None:
+    """Return encoded data as text: as it is where it is UTF-8, as base64 where it is binary."""
+    if encoded is None:
+        return None
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(encoded).decode()
+
+
+class TaskResult(Row):
+    """A task's status and result, with what was asked and who ran it.
+
+    The times are aware, in UTC, and come from the events: `date_created` is the first fact about the task,
+    `date_started` the first start of the current attempt, `date_done` the end (None before), `date_updated` the last fact.
+    """
+
+    query: ClassVar[str] = "task_result"
+    key: ClassVar[str] = "task_id"
+
+    task_id: str
+    task_name: str | None = None
+    periodic_task_name: str | None = None
+    #: The host name of the worker that ran it last.
+    worker: str | None = None
+    #: One of celery.states, or a custom state; PENDING is a task that is sent and not yet seen by a worker.
+    status: str = "PENDING"
+    #: As Celery's serializer made it, by `content_type` and `content_encoding`.
+    result: bytes | None = None
+    traceback: str | None = None
+    #: Children, the request's own `meta` and its stamps, as JSON text.
+    meta: str | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    date_created: datetime | None = None
+    date_started: datetime | None = None
+    date_done: datetime | None = None
+    date_updated: datetime | None = None
+    retries: int = 0
+    pid: int | None = None
+    queue: str | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    #: The encoded arguments, as `args_content_type` says (JSON where it is None).
+    args: bytes | None = None
+    kwargs: bytes | None = None
+    args_content_type: str | None = None
+
+    @field_validator("meta", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return text_of(value) if isinstance(value, bytes) else value
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def task_args(self) -> str | None:
+        """The arguments as JSON text; None when they are not stored, or not as JSON (then `args` has the bytes)."""
+        return text_of(self.args) if self.args_content_type is None else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def task_kwargs(self) -> str | None:
+        """The keyword arguments as JSON text, like `task_args`."""
+        return text_of(self.kwargs) if self.args_content_type is None else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field by name; encoded data as text (base64 where it is binary)."""
+        return {**self.model_dump(), **{name: text_of(getattr(self, name)) for name in ("result", "args", "kwargs")}}
+
+    def __str__(self) -> str:
+        return f"<Task: {self.task_id} ({self.status})>"

@@ -1,0 +1,104 @@
+-- Building a projection beside the live one, and comparing two.
+
+-- name: lock
+-- Rebuilds wait for each other. Held by the session, because a rebuild is many transactions.
+select pg_advisory_lock(hashtextextended('celery_journal.rebuild', 0))
+
+-- name: unlock
+select pg_advisory_unlock(hashtextextended('celery_journal.rebuild', 0))
+
+-- name: detach
+drop trigger if exists {trigger} on celery_journal.event;
+drop function if exists celery_journal.{trigger}()
+
+-- name: drop
+drop table if exists {new}
+
+-- name: create
+create table {new} (like {live} including all)
+
+-- name: storage
+-- What `like` does not copy: the storage parameters and the owner.
+select array_to_string(c.reloptions, ', ') as options, pg_get_userbyid(c.relowner) as owner
+  from pg_catalog.pg_class c
+ where c.oid = %(table)s::regclass
+
+-- name: extent
+-- The last event there is; whatever comes later is folded by the trigger.
+select e.event_id, (select sum(greatest(c.reltuples, 0))::bigint
+                      from pg_catalog.pg_partition_tree('celery_journal.event') t
+                           join pg_catalog.pg_class c on c.oid = t.relid and t.isleaf) as estimate
+  from celery_journal.event e
+ order by e.event_id desc
+ limit 1
+
+-- name: next chunk
+-- The last of the next events, by id, which is by time: the events of one task are mostly neighbours.
+select c.event_id, c.events
+  from (select e.event_id, row_number() over (order by e.event_id) as events
+          from (select event_id from celery_journal.event
+                 where event_id > %(after)s and event_id <= %(last)s
+                 order by event_id limit %(chunk)s) e) c
+ order by c.event_id desc
+ limit 1
+
+-- name: set storage
+alter table {new} set ({options})
+
+-- name: set owner
+alter table {new} owner to {owner}
+
+-- name: plan for many
+-- As the trigger's function has it, and for the same reasons.
+set local enable_nestloop = off;
+set local jit = off
+
+-- name: lock timeout
+-- Writers queue behind a lock that waits, so it does not wait long.
+set local lock_timeout = '500ms'
+
+-- name: stop writers
+-- For the moment of the swap, or of attaching the trigger. Writers in flight are waited for, and readers go on.
+lock table celery_journal.event in share row exclusive mode
+
+-- name: rename
+alter table {live} rename to {old name};
+alter table {new} rename to {live name}
+
+-- name: indexes
+-- The indexes of two tables of the same shape, by what they index.
+select c.relname as name, i.indisunique::text || substring(pg_get_indexdef(i.indexrelid) from ' USING .*') as definition
+  from pg_catalog.pg_index i
+       join pg_catalog.pg_class c on c.oid = i.indexrelid
+ where i.indrelid = %(table)s::regclass
+
+-- name: rename index
+alter index celery_journal.{name} rename to {wanted}
+
+-- name: columns
+-- The columns to compare, and whether each is part of the key.
+select a.attname as name, coalesce(a.attnum = any(i.indkey), false) as in_key
+  from pg_catalog.pg_attribute a
+       left join pg_catalog.pg_index i on i.indrelid = a.attrelid and i.indisprimary
+ where a.attrelid = %(table)s::regclass
+   and a.attnum > 0
+   and not a.attisdropped
+   and a.attname not in ('forgotten_position', 'forgotten_xmax')
+ order by a.attnum
+
+-- name: temporary
+create temporary table {name} (like {live} including all) on commit drop
+
+-- name: count
+-- How many rows there are to compare. A forgotten row counts as none.
+with live as (select {key} from {live} where {live alive}),
+     folded as (select {key} from {temporary} where {folded alive})
+select count(*) from live full join folded using ({key})
+
+-- name: differences
+with live as (select {columns} from {live} where {live alive}),
+     folded as (select {columns} from {temporary} where {folded alive})
+select to_jsonb(live), to_jsonb(folded)
+  from live full join folded using ({key})
+ where row({live columns}) is distinct from row({folded columns})
+ order by {key}

@@ -1,0 +1,286 @@
+"""The folds in plain Python: the meaning of a history, one page to read, and what the SQL is measured against.
+
+Every row of a view is a set of registers. A register takes its values from one fact, the greatest under the register's
+key, and keys end in the position, so that there is always exactly one. What somebody forgot, that is, every fact of the
+stream with a smaller position than the forgetting, is as if it had never been.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_journal.journal.codec import RecordedEvent, escape
+
+Row = dict[str, object]
+Fact = RecordedEvent
+
+FORGETS_A_TASK = {"task-forgotten", "task-expired", "task-erased"}
+FORGETS_A_GROUP = {"group-deleted", "group-expired"}
+FORGETS_A_CHORD = {"group-expired"}
+
+#: What a task's fact says about its state, the strongest last. "asked" is a revoke that no worker has effected.
+CLASSES = (
+    "task-sent",
+    "task-received",
+    "asked",
+    "task-started",
+    "task-progress",
+    "task-retried",
+    "task-rejected",
+    "task-revoked",
+    "task-ignored",
+    "task-failed",
+    "task-succeeded",
+)
+ENDS_A_TASK = {"task-succeeded", "task-failed", "task-revoked", "task-ignored"}
+
+ABOUT_A_TASK = set(CLASSES) - {"asked"}
+ABOUT_A_CHORD = {"chord-started", "chord-size-set", "chord-unlocked", "chord-failed"}
+
+
+@dataclass(slots=True)
+class Views:
+    """The rows that the views show, by their keys."""
+
+    task_result: dict[str, Row] = field(default_factory=dict)
+    group_result: dict[str, Row] = field(default_factory=dict)
+    chord_counter: dict[str, Row] = field(default_factory=dict)
+    chord_part: dict[tuple[str, str, int], Row] = field(default_factory=dict)
+
+
+def fold(recorded: Iterable[RecordedEvent]) -> Views:
+    """Return what the views show of these events, in whatever order they are given."""
+    streams: dict[str, list[Fact]] = defaultdict(list)
+    for fact in recorded:
+        streams[_shown(fact.event.stream) or ""].append(fact)
+    views = Views()
+    for stream, facts in streams.items():
+        if about := _remembered(facts, ABOUT_A_TASK, FORGETS_A_TASK):
+            views.task_result[stream] = {"task_id": stream, **_task_result(about)}
+        views.chord_part |= _chord_parts(stream, facts)
+    for stream, facts in streams.items():
+        if about := _remembered(facts, {"group-saved"}, FORGETS_A_GROUP):
+            views.group_result[stream] = {"group_id": stream, **_group_result(about, views.task_result)}
+        if about := _remembered(facts, ABOUT_A_CHORD, FORGETS_A_CHORD):
+            parts = [part for key, part in views.chord_part.items() if key[0] == stream]
+            counted = [part for part in parts if _position(part) > _last(facts, FORGETS_A_CHORD)]
+            views.chord_counter[stream] = {"group_id": stream, **_chord_counter(about, counted)}
+    return views
+
+
+def _task_result(facts: Sequence[Fact]) -> Row:
+    asked, run, outcome = (max(facts, key=key) for key in (_asked, _run, _outcome))
+    started = [fact for fact in facts if fact.event.kind == "task-started"]
+    last_attempt = max((fact.event.attempt for fact in started), default=None)
+    return {
+        "date_created": min(fact.event.occurred_at for fact in facts),
+        "date_updated": max(fact.event.occurred_at for fact in facts),
+        "task_name": _text(asked, "name"),
+        "periodic_task_name": _text(asked, "periodic_task_name"),
+        "args": _get(asked, "args"),
+        "kwargs": _get(asked, "kwargs"),
+        "args_content_type": _text(asked, "args_content_type"),
+        "queue": _text(asked, "queue"),
+        "root_id": _text(asked, "root_id"),
+        "parent_id": _text(asked, "parent_id"),
+        "group_id": _text(asked, "group_id"),
+        "args_json": json_or_none(_get(asked, "args")),
+        "kwargs_json": json_or_none(_get(asked, "kwargs")),
+        "worker": _text(run, "worker"),
+        "pid": _get(run, "pid"),
+        "date_started": min((fact.event.occurred_at for fact in started if fact.event.attempt == last_attempt), default=None),
+        "status": _text(outcome, "state"),
+        "retries": outcome.event.attempt,
+        "date_done": outcome.event.occurred_at if outcome.event.kind in ENDS_A_TASK else None,
+        **_encoded(outcome),
+        "traceback": _text(outcome, "traceback"),
+        "meta": _get(outcome, "meta"),
+        "meta_json": json_or_none(_get(outcome, "meta")),
+    }
+
+
+def _asked(fact: Fact) -> tuple[object, ...]:
+    """The fullest account of what was asked, then the newest attempt, then the sender's own."""
+    fullness = 2 if _get(fact, "args") is not None else 1 if _get(fact, "name") is not None else 0
+    return fullness, fact.event.attempt, fact.event.kind == "task-sent", *_latest(fact)
+
+
+def _run(fact: Fact) -> tuple[object, ...]:
+    """The newest attempt that a worker is known for, as the start tells it."""
+    return _get(fact, "worker") is not None, fact.event.attempt, fact.event.kind == "task-started", *_latest(fact)
+
+
+def _outcome(fact: Fact) -> tuple[object, ...]:
+    """SUCCESS is final; else the newest attempt, and in it the strongest class. To be sent or received again says less than RETRY."""
+    kind, attempt = fact.event.kind, fact.event.attempt
+    if kind in {"task-sent", "task-received"} and attempt > 0:
+        return False, 0, -1, *_latest(fact)
+    asked_for = kind == "task-revoked" and _get(fact, "worker") is None
+    return kind == "task-succeeded", attempt, CLASSES.index("asked" if asked_for else kind), *_latest(fact)
+
+
+def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:
+    saved = max(facts, key=_latest)
+    members: Any = _get(saved, "members")
+    shown = None if members is None else [escape(member) for member in members]
+    ended: list[Any] = [tasks[member]["date_done"] if member in tasks else None for member in shown or ()]
+    return {
+        "date_created": min(fact.event.occurred_at for fact in facts),
+        "date_saved": saved.event.occurred_at,
+        "date_done": max(ended) if ended and None not in ended else None,
+        "members": shown,
+        **_encoded(saved),
+    }
+
+
+def _chord_parts(stream: str, facts: Sequence[Fact]) -> dict[tuple[str, str, int], Row]:
+    """A member's part is its success, if there is one, and else what it returned first."""
+    parts: dict[tuple[str, str, int], list[Fact]] = defaultdict(list)
+    for fact in facts:
+        if fact.event.kind == "chord-part-returned":
+            index: Any = _get(fact, "group_index")
+            parts[stream, _text(fact, "task_id") or "", -1 if index is None else index].append(fact)
+    return {key: _chord_part(key, min(returned, key=_first_success)) for key, returned in parts.items()}
+
+
+def _first_success(fact: Fact) -> tuple[object, ...]:
+    return _get(fact, "state") != "SUCCESS", fact.position
+
+
+def _chord_part(key: tuple[str, str, int], part: Fact) -> Row:
+    group_id, task_id, group_index = key
+    return {
+        "group_id": group_id,
+        "task_id": task_id,
+        "group_index": group_index,
+        "part_position": part.position,
+        "date_done": part.event.occurred_at,
+        "status": _text(part, "state"),
+        "content_type": _text(part, "content_type"),
+        "content_encoding": _text(part, "content_encoding"),
+        "result": _get(part, "result"),
+    }
+
+
+def _chord_counter(facts: Sequence[Fact], parts: Sequence[Row]) -> Row:
+    started = max((fact for fact in facts if fact.event.kind == "chord-started"), key=_latest, default=None)
+    sized = max((fact for fact in facts if _get(fact, "size") is not None), key=_latest, default=None)
+    ended = max((fact for fact in facts if fact.event.kind in {"chord-unlocked", "chord-failed"}), key=_end, default=None)
+    added = {_get(fact, "task_id") for fact in facts if fact.event.kind == "chord-size-set"} - {None}
+    header: Any = None if started is None else _get(started, "result")
+    size: Any = None if sized is None else _get(sized, "size")
+    if size is not None:
+        size += len(added)
+    elif isinstance(header_list := json_or_none(header), list):
+        size = len(header_list)
+    return {
+        "sub_tasks": None if header is None else header.decode(),
+        "size": size,
+        "done": len(parts),
+        "failed": sum(part["status"] != "SUCCESS" for part in parts),
+        "count": None if size is None else max(size - len(parts), 0),
+        "date_created": min(fact.event.occurred_at for fact in facts),
+        "date_done": None if ended is None else ended.event.occurred_at,
+        "state": "open" if ended is None else "unlocked" if ended.event.kind == "chord-unlocked" else "failed",
+        "body_task_id": None if ended is None else _text(ended, "task_id"),
+    }
+
+
+def _end(fact: Fact) -> tuple[object, ...]:
+    """The body that was sent stands, whoever thinks that the chord has failed."""
+    return fact.event.kind == "chord-unlocked", *_latest(fact)
+
+
+def _latest(fact: Fact) -> tuple[object, ...]:
+    return fact.event.occurred_at, fact.position
+
+
+def _remembered(facts: Sequence[Fact], about: set[str], forgetting: set[str]) -> list[Fact]:
+    """Return the facts `about` a row that stand behind the last forgetting in the log."""
+    forgotten = _last(facts, forgetting)
+    return [fact for fact in facts if fact.event.kind in about and fact.position > forgotten]
+
+
+def _last(facts: Sequence[Fact], kinds: set[str]) -> int:
+    return max((fact.position for fact in facts if fact.event.kind in kinds), default=0)
+
+
+def _position(part: Row) -> int:
+    position = part["part_position"]
+    assert isinstance(position, int)
+    return position
+
+
+def _encoded(fact: Fact) -> Row:
+    result = _get(fact, "result")
+    return {
+        "content_type": _text(fact, "content_type"),
+        "content_encoding": _text(fact, "content_encoding"),
+        "result": result,
+        "result_json": json_or_none(result),
+    }
+
+
+def _get(fact: Fact, name: str) -> object:
+    return getattr(fact.event, name, None)
+
+
+def _text(fact: Fact, name: str) -> str | None:
+    return _shown(_get(fact, name))
+
+
+def _shown(text: object) -> str | None:
+    """Return the text as PostgreSQL can show it."""
+    return escape(text) if isinstance(text, str) else None
+
+
+def json_or_none(encoded: object) -> object:
+    """Return the value of the JSON text; None if it is none, or not one that PostgreSQL can hold."""
+    if not isinstance(encoded, bytes):
+        return None
+    try:
+        value: object = json.loads(encoded.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return value if _fits(value) else None
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(constant)
+
+
+def _fits(value: object) -> bool:
+    match value:
+        case str():
+            return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+        case list():
+            return all(map(_fits, value))
+        case dict():
+            return all(_fits(key) and _fits(item) for key, item in value.items())
+        case _:
+            return True
+
+
+def differences(expected: Views, found: Views) -> list[str]:
+    """Return a line for each column in which two sets of views differ."""
+    tables: list[tuple[str, Callable[[Views], dict[Any, Row]]]] = [
+        ("task_result", lambda views: views.task_result),
+        ("group_result", lambda views: views.group_result),
+        ("chord_counter", lambda views: views.chord_counter),
+        ("chord_part", lambda views: {key: row for key, row in views.chord_part.items()}),
+    ]
+    lines: list[str] = []
+    for name, rows_of in tables:
+        wanted, shown = rows_of(expected), rows_of(found)
+        for key in wanted.keys() | shown.keys():
+            left, right = wanted.get(key), shown.get(key)
+            if left is None or right is None:
+                lines.append(f"{name} {key}: {'not expected' if left is None else 'missing'}: {left or right}")
+            else:
+                columns = sorted(column for column in left.keys() | right.keys() if left.get(column, "-") != right.get(column, "-"))
+                lines += [f"{name} {key}.{column}: {left.get(column, '-')!r} expected, {right.get(column, '-')!r} shown" for column in columns]
+    return sorted(lines)
