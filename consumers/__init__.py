@@ -1,0 +1,1 @@
+"""Those who use both the log and the views: the Celery result backend, the command line, the demo."""

@@ -31,15 +31,24 @@ class Emitter:
         self._given = name
         self._identity = self._identify_process()
 
-    def _identify_process(self) -> tuple[int, str, count[int]]:
-        pid = os.getpid()
-        return pid, self._given or f"{socket.gethostname()}:{pid}:{uuid4().hex[:8]}", count()
+    @property
+    def name(self) -> str:
+        """What tells this emitter from any other: host, process, and chance."""
+        return self._of_this_process()[1]
 
     def emit(self, kind: type[E], stream: str, *, attempt: int = 0, occurred_at: datetime | None = None, **fields: Any) -> E:
         """Return a new event of the model `kind`, at `occurred_at` (now, unless given)."""
-        pid, name, sequence = self._identity
-        if pid != os.getpid():  # a forked child is another emitter; one assignment, so it needs no lock
-            self._identity = pid, name, sequence = self._identify_process()
+        _, name, sequence = self._of_this_process()
         moment = occurred_at or datetime.now(UTC)
         event_id = identify(moment, stream, kind.model_fields["kind"].default, attempt, name, next(sequence))
         return kind(event_id=event_id, stream=stream, attempt=attempt, occurred_at=moment, **fields)
+
+    def _of_this_process(self) -> tuple[int, str, count[int]]:
+        identity = self._identity
+        if identity[0] != os.getpid():  # a forked child is another emitter; one assignment, so it needs no lock
+            self._identity = identity = self._identify_process()
+        return identity
+
+    def _identify_process(self) -> tuple[int, str, count[int]]:
+        pid = os.getpid()
+        return pid, self._given or f"{socket.gethostname()}:{pid}:{uuid4().hex[:8]}", count()

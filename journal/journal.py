@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,23 @@ class Journal:
             chunk = slice(start, start + APPEND_CHUNK)
             new += self._append(connection, events[chunk], rows[chunk])
         return new
+
+    def append_and_ask(self, connection: Connection, event: Event, query: bytes, parameters: Mapping[str, Any]) -> Any:
+        """Record the event and then, in the same round trip, run the query; return the value that it answers.
+
+        Two transactions: what the query locks is not held while the event waits for the disk. Raises what `append` raises.
+        """
+        row = encode(event, self.max_payload_bytes)
+        with connection.pipeline(), connection.cursor() as appending, connection.cursor() as asking:
+            connection.execute(b"begin")
+            appending.execute(self._query("append"), {**row, "relaxed": event.relaxed and not self.everything_durable})
+            connection.execute(b"commit")
+            asking.execute(query, parameters)
+            recorded = appending.fetchone()
+            (answer,) = asking.fetchone() or (None,)
+        if recorded is None:
+            self._check_same(connection, [row])
+        return answer
 
     def _append(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> int:
         relaxed = not self.everything_durable and all(event.relaxed for event in events)

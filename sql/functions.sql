@@ -72,8 +72,9 @@ exception when others then
     return null;
 end $$;
 
--- Counts a returned part and says who sends the body: `claimed` (the caller, within the lease), `waiting`, `taken`
--- (another holds the lease), `ended` (sent or failed before) or `unknown` (no such chord).
+-- Counts a returned part and says who sends the body: `claimed` (the caller, within the lease), `taken over` (the caller,
+-- from one whose lease ran out and who may have sent it), `waiting`, `taken` (another holds the lease), `ended` (sent or
+-- failed before) or `unknown` (no such chord).
 -- Statement by statement, because each must see what was committed while the one before it waited for the lease's row.
 create or replace function celery_journal.claim_chord(chord text, parts integer, claimant text, lease interval) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -82,6 +83,7 @@ declare
     expected        integer;
     ended           boolean;
     after_forgotten bigint;
+    claimed_before  timestamptz;
 begin
     insert into celery_journal.chord_lease as l (group_id, returned) values (chord, parts)
     on conflict (group_id) do update set returned = l.returned + excluded.returned
@@ -108,16 +110,20 @@ begin
         return 'waiting';
     end if;
 
+    select l.claimed_until into claimed_before from celery_journal.chord_lease l where l.group_id = chord;
+    if claimed_before >= clock_timestamp() then
+        return 'taken';
+    end if;
     update celery_journal.chord_lease
        set claimed_by = claimant, claimed_until = clock_timestamp() + lease
-     where group_id = chord and (claimed_until is null or claimed_until < clock_timestamp());
-    return case when found then 'claimed' else 'taken' end;
+     where group_id = chord;
+    return case when claimed_before is null then 'claimed' else 'taken over' end;
 end $$;
 
--- Gives a claim back, so that the next sweep may take it at once.
+-- Removes the lease of a chord that has ended.
 create or replace function celery_journal.release_chord(chord text, claimant text) returns void
 language sql security definer set search_path = pg_catalog, pg_temp as $$
-    update celery_journal.chord_lease set claimed_until = null where group_id = chord and claimed_by = claimant;
+    delete from celery_journal.chord_lease where group_id = chord and claimed_by = claimant;
 $$;
 
 -- The chords whose parts are all there, whose body is not sent, and which nobody has claimed: a crash may leave one so.

@@ -1,0 +1,6 @@
+"""The Celery result backend: `result_backend = "journal+postgresql://..."`."""
+
+from .backend import JournalBackend, ResultTooLarge
+from .connection import JournalUnavailable
+
+__all__ = ["JournalBackend", "JournalUnavailable", "ResultTooLarge"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from celery_journal.journal.codec import RecordedEvent, escape
@@ -49,7 +49,7 @@ class Views:
     task_result: dict[str, Row] = field(default_factory=dict)
     group_result: dict[str, Row] = field(default_factory=dict)
     chord_counter: dict[str, Row] = field(default_factory=dict)
-    chord_part: dict[tuple[str, str, int], Row] = field(default_factory=dict)
+    chord_part: dict[tuple[str, str, int | None], Row] = field(default_factory=dict)
 
 
 def fold(recorded: Iterable[RecordedEvent]) -> Views:
@@ -67,8 +67,7 @@ def fold(recorded: Iterable[RecordedEvent]) -> Views:
             views.group_result[stream] = {"group_id": stream, **_group_result(about, views.task_result)}
         if about := _remembered(facts, ABOUT_A_CHORD, FORGETS_A_CHORD):
             parts = [part for key, part in views.chord_part.items() if key[0] == stream]
-            counted = [part for part in parts if _position(part) > _last(facts, FORGETS_A_CHORD)]
-            views.chord_counter[stream] = {"group_id": stream, **_chord_counter(about, counted)}
+            views.chord_counter[stream] = {"group_id": stream, **_chord_counter(about, parts)}
     return views
 
 
@@ -137,32 +136,32 @@ def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:
     }
 
 
-def _chord_parts(stream: str, facts: Sequence[Fact]) -> dict[tuple[str, str, int], Row]:
-    """A member's part is its success, if there is one, and else what it returned first."""
-    parts: dict[tuple[str, str, int], list[Fact]] = defaultdict(list)
+def _chord_parts(stream: str, facts: Sequence[Fact]) -> dict[tuple[str, str, int | None], Row]:
+    """A member's part is its success, if there is one, and else what it returned first; if that is forgotten, there is none."""
+    returned: dict[tuple[str, str, int | None], list[Fact]] = defaultdict(list)
     for fact in facts:
         if fact.event.kind == "chord-part-returned":
             index: Any = _get(fact, "group_index")
-            parts[stream, _text(fact, "task_id") or "", -1 if index is None else index].append(fact)
-    return {key: _chord_part(key, min(returned, key=_first_success)) for key, returned in parts.items()}
+            returned[stream, _text(fact, "task_id") or "", index].append(fact)
+    parts = {key: min(told, key=_first_success) for key, told in returned.items()}
+    forgotten = _last(facts, FORGETS_A_CHORD)
+    return {key: _chord_part(key, part) for key, part in parts.items() if part.position > forgotten}
 
 
 def _first_success(fact: Fact) -> tuple[object, ...]:
     return _get(fact, "state") != "SUCCESS", fact.position
 
 
-def _chord_part(key: tuple[str, str, int], part: Fact) -> Row:
+def _chord_part(key: tuple[str, str, int | None], part: Fact) -> Row:
     group_id, task_id, group_index = key
     return {
         "group_id": group_id,
         "task_id": task_id,
         "group_index": group_index,
-        "part_position": part.position,
+        "position": part.position,
         "date_done": part.event.occurred_at,
         "status": _text(part, "state"),
-        "content_type": _text(part, "content_type"),
-        "content_encoding": _text(part, "content_encoding"),
-        "result": _get(part, "result"),
+        **_encoded(part),
     }
 
 
@@ -207,12 +206,6 @@ def _remembered(facts: Sequence[Fact], about: set[str], forgetting: set[str]) ->
 
 def _last(facts: Sequence[Fact], kinds: set[str]) -> int:
     return max((fact.position for fact in facts if fact.event.kind in kinds), default=0)
-
-
-def _position(part: Row) -> int:
-    position = part["part_position"]
-    assert isinstance(position, int)
-    return position
 
 
 def _encoded(fact: Fact) -> Row:
@@ -267,20 +260,17 @@ def _fits(value: object) -> bool:
 
 def differences(expected: Views, found: Views) -> list[str]:
     """Return a line for each column in which two sets of views differ."""
-    tables: list[tuple[str, Callable[[Views], dict[Any, Row]]]] = [
-        ("task_result", lambda views: views.task_result),
-        ("group_result", lambda views: views.group_result),
-        ("chord_counter", lambda views: views.chord_counter),
-        ("chord_part", lambda views: {key: row for key, row in views.chord_part.items()}),
-    ]
-    lines: list[str] = []
-    for name, rows_of in tables:
-        wanted, shown = rows_of(expected), rows_of(found)
-        for key in wanted.keys() | shown.keys():
-            left, right = wanted.get(key), shown.get(key)
-            if left is None or right is None:
-                lines.append(f"{name} {key}: {'not expected' if left is None else 'missing'}: {left or right}")
-            else:
-                columns = sorted(column for column in left.keys() | right.keys() if left.get(column, "-") != right.get(column, "-"))
-                lines += [f"{name} {key}.{column}: {left.get(column, '-')!r} expected, {right.get(column, '-')!r} shown" for column in columns]
-    return sorted(lines)
+    return [line for view in fields(Views) for line in _differences(view.name, getattr(expected, view.name), getattr(found, view.name))]
+
+
+def _differences(view: str, expected: dict[Any, Row], found: dict[Any, Row]) -> Iterator[str]:
+    for key in sorted(expected.keys() | found.keys(), key=str):
+        if key not in found:
+            yield f"{view} {key}: missing, {expected[key]} expected"
+        elif key not in expected:
+            yield f"{view} {key}: shown, none expected: {found[key]}"
+        else:
+            left, right = expected[key], found[key]
+            for column in sorted(left.keys() | right.keys()):
+                if left.get(column, "no column") != right.get(column, "no column"):
+                    yield f"{view} {key}.{column}: {left.get(column)!r} expected, {right.get(column)!r} shown"

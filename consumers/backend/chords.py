@@ -1,0 +1,217 @@
+"""Chords by their parts: each part is a fact, and who brings the last one sends the body, exactly once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import states
+from celery.canvas import maybe_signature
+from celery.exceptions import ChordError
+from celery.result import GroupResult, allow_join_result
+from celery.utils import uuid
+from celery.utils.functional import _regen
+from kombu.exceptions import EncodeError
+from kombu.serialization import dumps, loads, prepare_accept_content
+from kombu.utils import json
+
+from celery_journal import sql
+from celery_journal.consumers.options import Options
+from celery_journal.journal import Emitter, Journal
+from celery_journal.journal import events as kinds
+from celery_journal.projections import ChordCounter, ChordPart, TaskResult
+
+from .connection import Database
+from .request import attempt_of
+
+logger = logging.getLogger(__name__)
+
+
+class Chords:
+    """The part of the backend that Celery's chords call. Never `celery.chord_unlock`, which polls."""
+
+    app: Any
+    database: Database
+    emitter: Emitter
+    journal: Journal
+    options: Options
+
+    def apply_chord(self, header_result_args: Any, body: Any, **_kwargs: Any) -> None:
+        """Record that a chord starts: its header, and the body to send. A header that is known to be empty sends it at once."""
+        self.ensure_chords_allowed()
+        group_id, results = _header(header_result_args)
+        body = maybe_signature(body, app=self.app)
+        content_type, _, callback = dumps(dict(body), serializer=self.app.conf.task_serializer)
+        sub_tasks = None if results is None else json.dumps([result.as_tuple() for result in results]).encode()
+        size = 0 if results == [] else body.get("chord_size")
+        self.append(
+            self.emitter.emit(
+                kinds.ChordStarted,
+                group_id,
+                result=sub_tasks,
+                content_type=None if sub_tasks is None else "application/json",
+                content_encoding=None if sub_tasks is None else "utf-8",
+                size=size,
+                callback=callback.encode() if isinstance(callback, str) else callback,
+                callback_content_type=content_type,
+            )
+        )
+        if results == []:
+            self._claim_and_send(group_id)
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Record how many parts the chord has; the first of them may have returned by now."""
+        self._after(self.emitter.emit(kinds.ChordSizeSet, group_id, size=chord_size), parts=0)
+
+    def add_to_chord(self, group_id: str, result: Any) -> None:
+        """Record one more member, which a member that is still running adds."""
+        self._after(self.emitter.emit(kinds.ChordSizeSet, group_id, task_id=result.id), parts=0)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **_kwargs: Any) -> None:
+        """Record that a member has ended, in one round trip; send the body if it was the last."""
+        task_id, group_id = getattr(request, "id", None), getattr(request, "group", None)
+        if not task_id or not group_id:
+            return
+        try:
+            encoded = self._encoded(self.encode_result(result, state))
+        except (EncodeError, TypeError, ValueError) as exc:  # the part has ended all the same
+            state, encoded = states.FAILURE, self._encoded(self.encode_result(exc, states.FAILURE))
+        part = self.emitter.emit(
+            kinds.ChordPartReturned,
+            str(group_id),
+            attempt=attempt_of(request),
+            task_id=str(task_id),
+            group_index=getattr(request, "group_index", None),
+            state=state,
+            worker=getattr(request, "hostname", None),
+            **encoded,
+        )
+        self._after(part, parts=1, callback=getattr(request, "chord", None))
+
+    def sweep_chords(self) -> list[str]:
+        """Send the bodies that a crash has left unsent; return the ids of their groups."""
+        query = sql.query("chord.sql", "open", self.journal.schema)
+        found = self.database.run(lambda connection: [group_id for (group_id,) in connection.execute(query)])
+        return [group_id for group_id in found if self._claim_and_send(group_id)]
+
+    def _after(self, event: kinds.Event, *, parts: int, callback: Any = None) -> None:
+        """Record the event of a chord and ask, in the same round trip, whether the body is ours to send."""
+        claim = sql.query("chord.sql", "claim", self.journal.schema)
+        answer = self.database.run(
+            lambda connection: self.journal.append_and_ask(connection, event, claim, self._claim(event.stream, parts))
+        )
+        if answer == "unknown" and parts:
+            logger.warning("a part returned to a chord that the journal does not know", extra={"group_id": event.stream})
+        self._send_if_claimed(event.stream, answer, callback)
+
+    def _claim_and_send(self, group_id: str) -> bool:
+        claim = sql.query("chord.sql", "claim", self.journal.schema)
+        (answer,) = self.database.run(lambda connection: connection.execute(claim, self._claim(group_id, 0)).fetchone())
+        return self._send_if_claimed(group_id, answer, None)
+
+    def _claim(self, group_id: str, parts: int) -> dict[str, Any]:
+        return {"chord": group_id, "parts": parts, "claimant": self.emitter.name, "lease": self.options.chord_lease}
+
+    def _send_if_claimed(self, group_id: str, answer: str, callback: Any) -> bool:
+        if answer not in {"claimed", "taken over"}:
+            return False
+        body = maybe_signature(callback, app=self.app) if callback else self._recorded_body(group_id)
+        # The body keeps its id, so one that was sent is recognised.
+        body_id = body.options.get("task_id") or body.options.setdefault("task_id", uuid())
+        if answer == "taken over" and self._was_sent(body):
+            self._end(kinds.ChordUnlocked, group_id, body_id)
+            return True
+        try:
+            values = self._values(group_id)
+            try:
+                _publish(self.app, body, values)
+            except Exception as exc:  # noqa: BLE001  whatever it is, the body's result has to say so
+                raise ChordError(f"Callback error: {exc!r}") from exc
+        except ChordError as exc:
+            logger.exception("Chord %r raised: %r", group_id, exc)
+            self.chord_error_from_stack(body, exc)
+            self._end(kinds.ChordFailed, group_id, body_id, reason=str(exc))
+        else:
+            self._end(kinds.ChordUnlocked, group_id, body_id)
+        return True
+
+    def _end(self, kind: type[kinds.ChordUnlocked] | type[kinds.ChordFailed], group_id: str, body_id: str, **fields: Any) -> None:
+        release = sql.query("chord.sql", "release", self.journal.schema)
+        event = self.emitter.emit(kind, group_id, task_id=body_id, **fields)
+        parameters = {"chord": group_id, "claimant": self.emitter.name}
+        self.database.run(lambda connection: self.journal.append_and_ask(connection, event, release, parameters))
+
+    def _values(self, group_id: str) -> list[Any]:
+        """Return the values of the parts, in the order and the nesting of the header; raise ChordError if one failed."""
+        parts = self.database.run(lambda connection: ChordPart.of(connection, group_id, self.journal.schema))
+        try:
+            values = [self._part_value(part) for part in parts]
+            header = self._recorded_header(group_id)
+            if any(children is not None for _, children in header):
+                return self._nested(header, {part.task_id: value for part, value in zip(parts, values, strict=True)})
+        except ChordError:
+            raise
+        except Exception as exc:
+            raise ChordError(f"Join error: {exc!r}") from exc
+        return values
+
+    def _nested(self, header: list[Any], values: dict[str, Any]) -> list[Any]:
+        """Return the values in the structure of a header that has groups in it."""
+        nested = []
+        for node, children in header:
+            task_id = node[0] if isinstance(node, list | tuple) else node
+            if children is not None:
+                nested.append(self._nested(children, values))
+            elif task_id in values:
+                nested.append(values[task_id])
+            else:  # it returned through another task, such as the body of a chord
+                with allow_join_result():
+                    nested.append(self.app.AsyncResult(task_id).get(timeout=self.app.conf.result_chord_join_timeout))
+        return nested
+
+    def _part_value(self, part: ChordPart) -> Any:
+        value = self._decoded(part)
+        if part.status in states.EXCEPTION_STATES:
+            value = self.exception_to_python(value)
+        if part.status in states.PROPAGATE_STATES:
+            cause = value if isinstance(value, BaseException) else None
+            raise ChordError(f"Dependency {part.task_id} raised {value!r}") from cause
+        return value
+
+    def _recorded_header(self, group_id: str) -> list[Any]:
+        counter = self._rows(ChordCounter, [group_id]).get(group_id)
+        return json.loads(counter.sub_tasks) if counter is not None and counter.sub_tasks else []
+
+    def _recorded_body(self, group_id: str) -> Any:
+        """Return the body as the event that started the chord has it."""
+        stream = self.database.run(lambda connection: self.journal.read_stream(connection, group_id))
+        started = [recorded.event for recorded in stream if isinstance(recorded.event, kinds.ChordStarted)]
+        if not started or started[-1].callback is None:
+            raise ChordError(f"the journal has no body for chord {group_id}")
+        body = loads(
+            started[-1].callback,
+            content_type=started[-1].callback_content_type,
+            content_encoding="utf-8",
+            accept=prepare_accept_content(self.app.conf.accept_content),
+        )
+        return maybe_signature(body, app=self.app)
+
+    def _was_sent(self, body: Any) -> bool:
+        """Return whether the journal knows any task of the body."""
+        ids = [body.options.get("task_id"), *(task.options.get("task_id") for task in getattr(body, "tasks", ()))]
+        return bool(self._rows(TaskResult, [task_id for task_id in ids if task_id]))
+
+
+def _header(header_result_args: Any) -> tuple[str, list[Any] | None]:
+    """Return the id of the header and its results; None for a generator, which must not be consumed."""
+    if isinstance(header_result_args, GroupResult):
+        return header_result_args.id, list(header_result_args.results)
+    group_id, results, *_ = header_result_args
+    return group_id, None if isinstance(results, _regen) else list(results)
+
+
+def _publish(app: Any, body: Any, values: list[Any]) -> None:
+    if hasattr(app.amqp, "_retry_publish"):  # since Celery 5.7
+        app.amqp._retry_publish(body.delay, values)  # noqa: SLF001
+    else:
+        body.delay(values)

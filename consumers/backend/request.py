@@ -1,0 +1,126 @@
+"""What a task's request says, as the fields of an event.
+
+A request may be a Context, a worker's Request, a Bunch with a few attributes, or None: only `getattr` is safe.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery._state import get_current_task
+from celery.utils.saferepr import saferepr
+from kombu.serialization import dumps
+from kombu.utils import json
+
+#: What else is kept of a request: enough to tell how the task was sent.
+_DETAILS = (
+    "eta",
+    "expires",
+    "timelimit",
+    "reply_to",
+    "correlation_id",
+    "origin",
+    "shadow",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+    "delivery_info",
+    "headers",
+)
+
+
+def attempt_of(request: Any) -> int:
+    """Return the attempt that the request is, from 0."""
+    return getattr(request, "retries", None) or 0
+
+
+def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_arguments: bool) -> dict[str, Any]:
+    """Return the fields of a task event that the request tells."""
+    if request is None:
+        return {}
+    facts = {
+        "name": _name(request),
+        "worker": getattr(request, "hostname", None),
+        "pid": _pid(request),
+        "queue": queue_of(request),
+        "root_id": getattr(request, "root_id", None),
+        "parent_id": getattr(request, "parent_id", None),
+        "group_id": getattr(request, "group", None),
+        "group_index": getattr(request, "group_index", None),
+        "periodic_task_name": getattr(request, "periodic_task_name", None),
+        "meta": _meta(request, children),
+        "request": {name: value for name in _DETAILS if (value := getattr(request, name, None))} or None,
+    }
+    if with_arguments and getattr(request, "args", None) is not None:
+        facts.update(_arguments(request, app))
+    return facts
+
+
+def queue_of(request: Any) -> str | None:
+    """Return what Celery calls the queue of a result: the routing key of the delivery."""
+    delivery = getattr(request, "delivery_info", None)
+    return delivery.get("routing_key") if isinstance(delivery, dict) else None
+
+
+def _name(request: Any) -> str | None:
+    task = getattr(request, "task", None)
+    return task if task is None or isinstance(task, str) else getattr(task, "name", None)
+
+
+def _pid(request: Any) -> int | None:
+    """Return our process id, if it is this process that runs the task."""
+    task = get_current_task()
+    running = task is not None and getattr(task.request, "id", None) == getattr(request, "id", None)
+    return os.getpid() if running else None
+
+
+def _meta(request: Any, children: list[Any] | None) -> bytes | None:
+    meta = {"children": children or []}
+    if own := getattr(request, "meta", None):
+        meta["meta"] = own
+    if stamps := getattr(request, "stamps", None):
+        meta["stamps"] = stamps
+        meta["stamped_headers"] = getattr(request, "stamped_headers", None)
+    try:
+        return json.dumps(meta).encode() if children or len(meta) > 1 else None
+    except (TypeError, ValueError):  # a stamp or a meta that JSON has no form for
+        return json.dumps({"children": children or []}).encode()
+
+
+def _arguments(request: Any, app: Any) -> dict[str, Any]:
+    """Return the encoded arguments; the caller's `argsrepr` and `kwargsrepr` instead, where there are any (privacy)."""
+    amqp, levels = app.amqp, app.conf.get("task_repr_maxlevels", 3)
+    # The producer made the repr of a tuple, and what arrives may be a list.
+    args = _given_repr(request, "argsrepr", [tuple(request.args), list(request.args)], amqp.argsrepr_maxsize, levels)
+    kwargs = _given_repr(request, "kwargsrepr", [request.kwargs or {}], amqp.kwargsrepr_maxsize, levels)
+    try:
+        if app.conf.task_serializer in {"pickle", "msgpack", "yaml"} and args is None and kwargs is None:
+            serializer = app.conf.task_serializer
+            content_type, _, encoded_args = dumps(list(request.args), serializer=serializer)
+            _, _, encoded_kwargs = dumps(dict(request.kwargs or {}), serializer=serializer)
+            return {"args": _bytes(encoded_args), "kwargs": _bytes(encoded_kwargs), "args_content_type": content_type}
+        return {
+            "args": json.dumps(list(request.args) if args is None else args).encode(),
+            "kwargs": json.dumps(dict(request.kwargs or {}) if kwargs is None else kwargs).encode(),
+        }
+    except Exception:  # noqa: BLE001  arguments of any kind must not keep a state from being stored
+        return {"args": json.dumps(saferepr(request.args)).encode(), "kwargs": json.dumps(saferepr(request.kwargs)).encode()}
+
+
+def _given_repr(request: Any, name: str, values: list[Any], maxsize: int, levels: int) -> str | None:
+    """Return the repr in the message if the caller gave it, None if Celery made it from one of the values."""
+    given = getattr(request, name, None)
+    if not isinstance(given, str) or any(_shape(given) == _shape(saferepr(value, maxsize, levels)) for value in values):
+        return None
+    return given
+
+
+def _shape(text: str) -> str:
+    """Return the repr with what serializers change on the way made equal: a tuple arrives as a list."""
+    return text.translate(str.maketrans("[]", "()")).replace(",)", ")")
+
+
+def _bytes(encoded: str | bytes) -> bytes:
+    return encoded.encode() if isinstance(encoded, str) else encoded

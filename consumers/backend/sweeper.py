@@ -1,0 +1,52 @@
+"""The sweep inside a worker: chords that a crash has left without a body are completed by whoever is alive."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from typing import Any
+
+from celery.signals import worker_ready, worker_shutting_down
+
+from .chords import Chords
+
+logger = logging.getLogger(__name__)
+
+
+class Sweeper(threading.Thread):
+    """A daemon thread of a worker's main process that sweeps every `sweep_interval` seconds."""
+
+    running: weakref.WeakSet[Sweeper] = weakref.WeakSet()
+
+    def __init__(self, backend: Chords) -> None:
+        super().__init__(name="celery-journal-sweeper", daemon=True)
+        self._backend = backend
+        self._stopped = threading.Event()
+        self.running.add(self)
+
+    def stop(self) -> None:
+        """End before the next sweep."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Sweep until stopped; a sweep that fails is tried again at the next turn."""
+        while not self._stopped.wait(self._backend.options.sweep_interval):
+            try:
+                if swept := self._backend.sweep_chords():
+                    logger.warning("sent the bodies of chords that were left open", extra={"group_ids": swept})
+            except Exception:
+                logger.exception("the sweep failed, and will be tried again")
+
+
+@worker_ready.connect(weak=False, dispatch_uid="celery-journal-sweeper")  # type: ignore[misc]
+def _start(sender: Any, **_signal: Any) -> None:
+    backend = sender.app.backend
+    if isinstance(backend, Chords):
+        Sweeper(backend).start()
+
+
+@worker_shutting_down.connect(weak=False, dispatch_uid="celery-journal-sweeper")  # type: ignore[misc]
+def _stop(**_signal: Any) -> None:
+    for sweeper in list(Sweeper.running):
+        sweeper.stop()

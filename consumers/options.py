@@ -1,0 +1,90 @@
+"""The options of `result_backend_transport_options`, and the URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
+from celery_journal.sql import DEFAULT_SCHEMA, check_schema_name
+
+ENVIRONMENT_PREFIX = "CELERY_JOURNAL_"
+
+
+class InvalidOption(ValueError):
+    """An option is unknown or has no usable value; the text is one sentence that says which."""
+
+
+class Options(BaseModel):
+    """What can be set in `result_backend_transport_options`, or as CELERY_JOURNAL_<NAME> in the environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    #: The PostgreSQL schema of the journal.
+    schema_name: Annotated[str, AfterValidator(check_schema_name)] = Field(default=DEFAULT_SCHEMA, alias="schema")
+    #: Connections a process opens at most.
+    pool_size: PositiveInt = 4
+    #: Seconds to wait for a connection.
+    connect_timeout: PositiveFloat = 10.0
+    #: Seconds during which a write is tried again when the connection breaks.
+    retry_budget: float = Field(default=10.0, ge=0)
+    #: Wait for the disk where a fact ends something (`meaning`), or with every event (`everything`).
+    durability: Literal["meaning", "everything"] = "meaning"
+    #: The largest payload of one event.
+    max_payload_bytes: PositiveInt = DEFAULT_MAX_PAYLOAD_BYTES
+    #: Keep the arguments of tasks.
+    store_arguments: bool = True
+    #: Seconds that a process has to send a chord's body before another may take over.
+    chord_lease: PositiveFloat = 30.0
+    #: Seconds between two looks for chords that a crash has left without a body.
+    sweep_interval: PositiveFloat = 10.0
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any] | None) -> Options:
+        """Return the options given, completed from the environment; raise InvalidOption for what is not one."""
+        names = {field.alias or name: field for name, field in cls.model_fields.items()}
+        environment = {name: os.environ[variable] for name in names if (variable := ENVIRONMENT_PREFIX + name.upper()) in os.environ}
+        values = {**environment, **(given or {})}
+        for name in values:
+            if name not in names:
+                near = get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
+                raise InvalidOption(f"result_backend_transport_options has no option {name!r}; {hint}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as exc:
+            error = exc.errors(include_url=False)[0]
+            name = ".".join(map(str, error["loc"]))
+            raise InvalidOption(f"option {name!r} of result_backend_transport_options: {error['msg']}") from exc
+
+
+def locate(url: str | None) -> str | Path:
+    """Return the DSN that the URL of a result backend names, or the directory of an embedded server.
+
+    `url` is what Celery hands on: `journal+postgresql://...` without its `journal+`. None is the DSN of the
+    environment, CELERY_JOURNAL_DSN. Raises InvalidOption for anything else.
+    """
+    url = url or os.environ.get("CELERY_JOURNAL_DSN")
+    scheme, separator, rest = (url or "").removeprefix("journal+").partition("://")
+    match scheme:
+        case "postgresql" | "postgres":
+            return f"postgresql://{rest}"
+        case "journal" if rest:
+            return f"postgresql://{rest}"
+        case "embedded":
+            path = unquote(urlsplit(f"embedded://{rest}").path)
+            if not path or not Path(path).is_absolute():
+                raise InvalidOption("an embedded journal needs an absolute path; write journal+embedded:///path/to/directory")
+            return Path(path)
+        case "":
+            raise InvalidOption("the journal needs a URL; write result_backend = 'journal+postgresql://user@host/database'")
+        case _ if not separator:  # a libpq connection string: host=... dbname=...
+            return url or ""
+        case _:
+            raise InvalidOption(f"the journal knows no {scheme}:// URL; write journal+postgresql://user@host/database")

@@ -1,0 +1,15 @@
+"""Every specification holds for a fact that is told once, that is delivered twice, and that two emitters tell."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_journal.journal import Connection
+
+from .spec import Spec
+
+
+@pytest.fixture(params=["once", "twice", "by two emitters"])
+def spec(request: pytest.FixtureRequest, connection: Connection) -> Spec:
+    """An empty journal, and how often it is told the fact of `when`."""
+    return Spec(connection, request.param)

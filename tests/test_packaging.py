@@ -1,0 +1,119 @@
+"""What a user gets from ``pip install``, and what the repository holds."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import tomllib
+import venv
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"sql", "journal", "projections", "consumers"}
+TOP_LEVEL = FOLDERS | {"tests", "pyproject.toml", "README.md", "Makefile", ".ci", "LICENSE", "CHANGELOG.md", ".gitignore"}
+
+pytestmark = pytest.mark.timeout(900)  # the first test pays for the build and for what pip fetches
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A virtual environment that holds the wheel and its dependencies, and nothing of this checkout."""
+
+    folder: Path
+    #: What the wheel installed, relative to site-packages.
+    record: frozenset[PurePosixPath]
+
+    def run(self, program: str, *arguments: str, cwd: Path) -> str:
+        """Return what a program of the environment prints; raise if it fails."""
+        return output(str(self.folder / "bin" / program), *arguments, cwd=cwd)
+
+
+def output(*command: str, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False
+    )
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def files(*options: str) -> list[PurePosixPath]:
+    """Return the files that git lists."""
+    names = output("git", "ls-files", "-z", *options, cwd=ROOT).split("\0")
+    return [PurePosixPath(name) for name in names if name]
+
+
+def sources() -> list[PurePosixPath]:
+    """Return the files of this checkout, those not yet added included, those built or deleted not."""
+    return [file for file in files("--cached", "--others", "--exclude-standard") if (ROOT / file).is_file()]
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel, built from a copy of the sources, in a clean environment."""
+    folder = tmp_path_factory.mktemp("packaging")
+    for file in sources():
+        copy = folder / "source" / file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, copy)
+    venv.create(folder / "venv", with_pip=True, symlinks=True)
+    pip = str(folder / "venv" / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"
+    output(*pip, "wheel", ".", "--no-deps", "--wheel-dir", "../wheels", cwd=folder / "source")
+    (wheel,) = (folder / "wheels").iterdir()
+    output(*pip, "install", str(wheel), cwd=folder)
+    (record,) = (folder / "venv").glob("lib/python*/site-packages/celery_journal-*.dist-info/RECORD")
+    with record.open(encoding="utf-8", newline="") as rows:
+        return Installation(folder / "venv", frozenset(PurePosixPath(row[0]) for row in csv.reader(rows)))
+
+
+@pytest.fixture
+def version() -> str:
+    """The version that pyproject.toml declares."""
+    declared: str = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    return declared
+
+
+def test_the_wheel_adds_one_import_package_and_one_script(installation: Installation, version: str) -> None:
+    """Whatever the folders of the repository are called, only celery_journal lands beside the user's modules."""
+    inside = {file.parts[0] for file in installation.record if file.parts[0] != ".."}
+    outside = {file for file in installation.record if file.parts[0] == ".."}
+
+    assert inside == {"celery_journal", f"celery_journal-{version}.dist-info"}
+    assert outside == {PurePosixPath("../../../bin/celery-journal")}
+
+
+@pytest.mark.parametrize("suffix", [pytest.param(".py", id="modules"), pytest.param(".sql", id="sql"), pytest.param(".typed", id="types")])
+def test_every_source_file_is_in_the_wheel(installation: Installation, suffix: str) -> None:
+    """A folder or a pattern forgotten in pyproject.toml would be missed by users only, not in this checkout."""
+    wanted = {PurePosixPath("celery_journal") / file for file in sources() if file.parts[0] in FOLDERS and file.suffix == suffix}
+
+    assert wanted
+    assert wanted <= installation.record
+
+
+def test_celery_finds_the_backend_by_its_url(installation: Installation, tmp_path: Path) -> None:
+    """The entry point makes journal+postgresql:// a result backend, in any directory."""
+    script = (
+        "from celery.app.backends import by_url\n"
+        "from celery_journal.consumers.backend import JournalBackend\n"
+        "backend, _ = by_url('journal+postgresql://u@h/d')\n"
+        "print(backend is JournalBackend)\n"
+    )
+
+    assert installation.run("python", "-c", script, cwd=tmp_path).strip() == "True"
+
+
+def test_the_command_says_its_version(installation: Installation, tmp_path: Path, version: str) -> None:
+    """The script runs without a database and without the extras."""
+    assert version in installation.run("celery-journal", "version", cwd=tmp_path)
+
+
+def test_the_repository_holds_nothing_else_at_its_top() -> None:
+    """Open the repository and see the field's words."""
+    assert {file.parts[0] for file in files()} <= TOP_LEVEL
