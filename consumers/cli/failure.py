@@ -1,0 +1,44 @@
+"""Errors as people see them: one sentence on standard error, and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import psycopg
+from psycopg import errors
+
+from celery_journal.consumers.options import InvalidOption
+from celery_journal.journal import DatabaseUnreachable, JournalError
+
+#: Also in the help of the command and in the README.
+EXIT_CODES = """\
+Exit codes: 0 ok, 1 found something, 2 wrong usage, 3 no database answers, 4 login refused, 5 no such database,
+6 schema missing, older or newer.
+"""
+
+
+class Failure(click.ClickException):
+    """A sentence with an exit code."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn the errors that a user can act on into one sentence each."""
+    try:
+        yield
+    except InvalidOption as exc:
+        raise click.UsageError(str(exc)) from exc
+    except JournalError as exc:
+        raise Failure(str(exc), exc.exit_code) from exc
+    except errors.InsufficientPrivilege as exc:
+        raise Failure(f"{exc.diag.message_primary}; run this as the owner of the schema", 4) from exc
+    except (errors.LockNotAvailable, errors.DeadlockDetected) as exc:
+        raise Failure("a long transaction holds the tables; nothing was changed, try again when it has ended", 1) from exc
+    except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
+        raise Failure(f"the database went away: {str(exc).strip().partition(chr(10))[0]}", DatabaseUnreachable.exit_code) from exc

@@ -1,0 +1,145 @@
+"""The group of commands, and those about the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from celery_journal import sql
+from celery_journal.consumers import embedded
+from celery_journal.consumers.options import locate
+from celery_journal.journal import Connection, connect, migrate, pending_migrations, schema_version, script, wanted_version
+
+from .failure import EXIT_CODES, one_sentence
+from .projections import projections
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """A group whose commands end with one sentence where something is wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with one_sentence():
+            return super().invoke(ctx)
+
+
+def _check_schema(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return sql.check_schema_name(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CELERY_JOURNAL"})
+@click.option("--dsn", help="The database: postgresql://user@host/db, or embedded:///path.  [env: CELERY_JOURNAL_DSN]")
+@click.option("--schema", default=sql.DEFAULT_SCHEMA, show_default=True, callback=_check_schema, help="The PostgreSQL schema of the journal.")
+@click.pass_context
+def main(ctx: click.Context, dsn: str | None, schema: str) -> None:
+    """The event-sourced result journal for Celery on PostgreSQL.
+
+    \b
+    celery-journal --dsn postgresql://me@localhost/app migrate
+    """
+    ctx.obj = Target(dsn, schema)
+
+
+class Target:
+    """The journal that a command is about."""
+
+    def __init__(self, dsn: str | None, schema: str) -> None:
+        self._dsn = dsn
+        self.schema = schema
+
+    @property
+    def given(self) -> bool:
+        """Whether a database was named."""
+        return self._dsn is not None
+
+    def connect(self) -> Connection:
+        """Return a connection to the database that was named."""
+        if self._dsn is None:
+            raise click.UsageError("no database is named; give --dsn postgresql://user@host/db, or set CELERY_JOURNAL_DSN")
+        location = locate(self._dsn)
+        return connect(embedded.use(location) if isinstance(location, Path) else location)
+
+
+@main.command("migrate")
+@click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
+@click.pass_obj
+def migrate_command(target: Target, dry_run: bool) -> None:
+    """Create the schema, or bring it to this version.
+
+    Safe to run from many places at once, and to run again: functions, folds and views are replaced as a whole.
+
+    \b
+    celery-journal --dsn postgresql://me@localhost/app migrate --dry-run
+    """
+    with target.connect() as connection:
+        if dry_run:
+            pending = pending_migrations(connection, target.schema)
+        else:
+            pending = migrate(connection, target.schema)
+    for migration in pending:
+        click.echo(f"{'would apply' if dry_run else 'applied'} {migration.name}")
+    if not pending:
+        click.echo(f"schema {target.schema} is at version {wanted_version()} already")
+
+
+@main.command("sql")
+@click.pass_obj
+def sql_command(target: Target) -> None:
+    """Print the schema as one SQL script, for those who apply it themselves.
+
+    \b
+    celery-journal sql | psql app
+    """
+    click.echo(script(target.schema), nl=False)
+
+
+@main.command("roles")
+@click.pass_obj
+def roles_command(target: Target) -> None:
+    """Print the SQL script of the roles: owner, writer and reader.
+
+    \b
+    celery-journal roles | psql app
+    """
+    click.echo(sql.load("roles.sql", target.schema), nl=False)
+
+
+@main.command("version")
+@click.pass_obj
+def version_command(target: Target) -> None:
+    """Print the version of the package and of the schema it works with; with --dsn, also of the schema that is there.
+
+    \b
+    celery-journal version
+    """
+    click.echo(f"celery-journal {metadata.version('celery-journal')}")
+    click.echo(f"schema version {wanted_version()}")
+    if target.given:
+        with target.connect() as connection:
+            found = schema_version(connection, target.schema)
+        click.echo(f"schema {target.schema} in the database: {'none' if found is None else f'version {found}'}")
+
+
+@main.command("demo")
+def demo_command() -> None:
+    """Show the journal at work: a real database, a real worker, real tasks, in a directory that is removed afterwards.
+
+    \b
+    celery-journal demo
+    """
+    from celery_journal.consumers import demo
+
+    demo.run(Console())
+
+
+main.add_command(projections)

@@ -1,0 +1,70 @@
+"""The commands about the views."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from celery_journal.journal import check_version
+from celery_journal.projections import PROJECTIONS, rebuild, verify
+
+names = click.argument("names", nargs=-1, metavar=f"[{'|'.join(PROJECTIONS)}]...", type=click.Choice(PROJECTIONS))
+
+
+@click.group()
+def projections() -> None:
+    """Rebuild the views from the log, or verify that they are what the log says."""
+
+
+@projections.command("rebuild")
+@names
+@click.pass_obj
+def rebuild_command(target: Any, names: tuple[str, ...]) -> None:
+    """Fold the log into new tables beside the live ones and swap them in; all projections, unless some are named.
+
+    Readers never see an empty or partial view, and workers go on writing.
+
+    \b
+    celery-journal --dsn postgresql://me@localhost/app projections rebuild task_result
+    """
+    console = Console(stderr=True)
+    began = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with target.connect() as connection, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        check_version(connection, target.schema)
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, folded: int, total: int) -> None:
+            task = tasks.setdefault(name, bars.add_task(name, total=total) if name not in tasks else None)
+            bars.update(task, completed=folded, total=total)
+
+        folded = rebuild(connection, names or PROJECTIONS, target.schema, progress=show)
+    for name, events in folded.items():
+        click.echo(f"rebuilt {name} from {events:,} events")
+    click.echo(f"done in {time.monotonic() - began:.1f} s")
+
+
+@projections.command("verify")
+@names
+@click.pass_context
+def verify_command(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Fold the log into temporary tables and report every row of which the views differ. Exit code 1 if there is any.
+
+    \b
+    celery-journal --dsn postgresql://me@localhost/app projections verify
+    """
+    with ctx.obj.connect() as connection:
+        check_version(connection, ctx.obj.schema)
+        verification = verify(connection, names or PROJECTIONS, ctx.obj.schema)
+    for difference in verification.differences:
+        click.echo(str(difference))
+    for name, rows in verification.compared.items():
+        click.echo(f"compared {rows:,} rows of {name}")
+    if verification.differences:
+        click.echo(f"{len(verification.differences):,} of {verification.rows:,} rows differ; run: celery-journal projections rebuild")
+        ctx.exit(1)
+    click.echo(f"{verification.rows:,} rows compared, all identical")
