@@ -30,6 +30,7 @@ class Projection:
         self.key = texts["key"]
         self._has_parts = "parts" in texts
         self._texts = {**queries("fold.sql", schema), **texts, "table": f"{schema}.{self.table_names[0]}"}
+        self._texts["lift one"] = texts["lift"].replace("\n where e.kind in ({kinds})", "")  # the trigger has looked
         self._texts["merge one"] = _of_one_event(texts["merge"])
         self._texts["merge newest"] = _replacing_every_register(self._texts["merge one"])
 
@@ -76,7 +77,7 @@ class Projection:
 
 def _of_one_event(merge: str) -> str:
     """Return the merge of one event, which needs no order and answers whether its stream was ever forgotten."""
-    return re.sub(r"\bfrom folded\s+order by \w+", "from ({lift}) folded", merge) + "\nreturning t.forgotten_position"
+    return re.sub(r"\bfrom folded\s+order by \w+", "from ({lift one}) folded", merge) + "\nreturning t.forgotten_position"
 
 
 def _replacing_every_register(merge: str) -> str:
