@@ -86,6 +86,27 @@ def _use(directory: Path) -> str:
     raise _unreachable(f"the embedded server in {directory} was not ready within {START_TIMEOUT:g} s; see {directory / 'server.log'}")
 
 
+def leave(directory: Path | str, timeout: float = STOP_TIMEOUT) -> bool:
+    """Stop using the server in the directory before this process ends; return whether it is down, as it is when nobody uses it.
+
+    Close all connections first. Waits at most `timeout` seconds; also for a server whose start was interrupted.
+    """
+    directory = Path(directory).absolute()
+    with _mutex:
+        if (users := _users.pop(directory, None)) is not None:
+            os.close(users)
+    if not directory.exists():
+        return True
+    deadline = time.monotonic() + timeout
+    keeper = _open(directory / "keeper.lock")
+    try:
+        while not (down := _lock(keeper, fcntl.LOCK_SH)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        os.close(keeper)
+    return down
+
+
 def _registered(directory: Path) -> int:
     """Return this process's descriptor of users.lock, opened anew if a daemon has closed it or the directory is another one."""
     path = directory / "users.lock"

@@ -23,6 +23,7 @@ def expire(connection: Connection, journal: Journal, emitter: Emitter, before: d
         while ids := [key for (key,) in connection.execute(query, {"before": before, "limit": BATCH})]:
             journal.append(connection, *(emitter.emit(kind, key) for key in ids))
             expired += len(ids)
-    connection.execute(sql.query("expiry.sql", "purge", journal.schema))
+    for _step in ("mark", "remove"):
+        connection.execute(sql.query("expiry.sql", "purge", journal.schema))
     connection.execute(sql.query("schema.sql", "create partitions", journal.schema))
     return expired

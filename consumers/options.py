@@ -70,21 +70,22 @@ def locate(url: str | None) -> str | Path:
     `url` is what Celery hands on: `journal+postgresql://...` without its `journal+`. None is the DSN of the
     environment, CELERY_JOURNAL_DSN. Raises InvalidOption for anything else.
     """
-    url = url or os.environ.get("CELERY_JOURNAL_DSN")
-    scheme, separator, rest = (url or "").removeprefix("journal+").partition("://")
+    url = (url or os.environ.get("CELERY_JOURNAL_DSN") or "").removeprefix("journal+")
+    scheme, separator, rest = url.partition("://")
     match scheme:
         case "postgresql" | "postgres":
             return f"postgresql://{rest}"
         case "journal" if rest:
             return f"postgresql://{rest}"
         case "embedded":
-            path = unquote(urlsplit(f"embedded://{rest}").path)
-            if not path or not Path(path).is_absolute():
+            parts = urlsplit(f"embedded://{rest}")
+            path = unquote(parts.path)
+            if parts.netloc or not Path(path).is_absolute():  # of a relative path the first part would be taken for a host
                 raise InvalidOption("an embedded journal needs an absolute path; write journal+embedded:///path/to/directory")
             return Path(path)
         case "":
             raise InvalidOption("the journal needs a URL; write result_backend = 'journal+postgresql://user@host/database'")
         case _ if not separator:  # a libpq connection string: host=... dbname=...
-            return url or ""
+            return url
         case _:
             raise InvalidOption(f"the journal knows no {scheme}:// URL; write journal+postgresql://user@host/database")

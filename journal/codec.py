@@ -79,6 +79,8 @@ def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> 
     fields = {name: value for name, value in event if value is not None or name in unknown}
     row: Row = dict.fromkeys(COLUMNS)
     exact: dict[str, Any] = {name: None for name, value in unknown.items() if value is None and name in row}
+    if _EXACT in fields:  # somebody's own field of that name
+        exact[_EXACT] = fields.pop(_EXACT)
     for column in TEXT_COLUMNS:
         if (value := fields.pop(column, None)) is not None:
             _put_text(column, value, row, exact)
@@ -100,7 +102,8 @@ def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> 
         fields[_EXACT] = exact
     if fields:
         row["body"] = pack(fields)
-    size = sum(len(row[column]) for column in (*BINARY_COLUMNS, "traceback", "body") if row[column] is not None)
+    size = sum(len(row[column]) for column in (*BINARY_COLUMNS, "body") if row[column] is not None)
+    size += len((row["traceback"] or "").encode())
     if size > max_payload_bytes:
         raise PayloadTooLarge(event.stream, event.kind, size, max_payload_bytes)
     return row
@@ -139,17 +142,17 @@ def plain(value: object, depth: int = 64) -> object:
         case None | bool() | bytes() | float():
             return value
         case str():
-            return str(value)
+            return str.__str__(value)  # str() of an enum of texts is its name
         case int():
-            return int(value) if -(2**63) <= value < 2**64 else msgpack.ExtType(_BIG_INTEGER, str(value).encode())
+            return _plain_integer(value)
         case _ if depth == 0:
-            return repr(value)
+            return _repr(value)
         case dict():
             return {_plain_key(key): plain(item, depth - 1) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return [plain(item, depth - 1) for item in value]
         case datetime() if value.tzinfo is not None:
-            return value.astimezone(UTC)
+            return _in_utc(value)
         case date():
             return value.isoformat()
         case timedelta():
@@ -163,7 +166,21 @@ def plain(value: object, depth: int = 64) -> object:
 def _plain_key(key: object) -> object:
     if isinstance(key, float) and math.isnan(key):
         return "nan"
-    return key if key is None or isinstance(key, bool | int | float | str | bytes) else _repr(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return _plain_integer(key)
+    return key if key is None or isinstance(key, bool | float | str | bytes) else _repr(key)
+
+
+def _plain_integer(value: int) -> object:
+    # In hexadecimal: Python refuses to convert more than 4300 decimal digits.
+    return int(value) if -(2**63) <= value < 2**64 else msgpack.ExtType(_BIG_INTEGER, b"%x" % value)
+
+
+def _in_utc(moment: datetime) -> object:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # the first and the last hours that datetime knows
+        return moment.isoformat()
 
 
 def _repr(value: object) -> str:
@@ -174,7 +191,7 @@ def _repr(value: object) -> str:
 
 
 def _from_extension(code: int, data: bytes) -> object:
-    return int(data) if code == _BIG_INTEGER else msgpack.ExtType(code, data)
+    return int(data, 16) if code == _BIG_INTEGER else msgpack.ExtType(code, data)
 
 
 def _put_text(column: str, value: object, row: Row, exact: dict[str, Any]) -> None:

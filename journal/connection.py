@@ -11,7 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from .errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, LoginRefused
+from .errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, DsnUnreadable, LoginRefused
 
 Connection = psycopg.Connection[Any]
 
@@ -41,7 +41,7 @@ def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
     try:
         return psycopg.connect(complete(dsn, timeout), autocommit=True)
     except psycopg.ProgrammingError as exc:
-        raise DatabaseUnreachable("the DSN cannot be read; write it as postgresql://user@host:port/database") from exc
+        raise DsnUnreadable("the DSN cannot be read; write it as postgresql://user@host:port/database") from exc
     except psycopg.OperationalError as exc:
         raise explain(dsn, exc) from exc
 

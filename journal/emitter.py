@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -14,10 +14,13 @@ from .events import Event
 
 E = TypeVar("E", bound=Event)
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
 
 def identify(occurred_at: datetime, stream: str, kind: str, attempt: int, emitter: str, sequence: int) -> UUID:
     """Return the event id of a fact: a UUID version 8 (RFC 9562), 48 bits of milliseconds and a hash of the rest."""
-    milliseconds = min(max(int(occurred_at.timestamp() * 1000), 0), 2**48 - 1)
+    milliseconds = min(max((occurred_at - _EPOCH) // _MILLISECOND, 0), 2**48 - 1)  # a float would be one less now and then
     facts = "\0".join((stream, kind, str(attempt), emitter, str(sequence)))
     digest = int.from_bytes(hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=10).digest())
     high, low = digest >> 68, digest & (2**62 - 1)
@@ -51,4 +54,6 @@ class Emitter:
 
     def _identify_process(self) -> tuple[int, str, count[int]]:
         pid = os.getpid()
-        return pid, self._given or f"{socket.gethostname()}:{pid}:{uuid4().hex[:8]}", count()
+        made = f"{socket.gethostname()}:{pid}:{uuid4().hex[:8]}"
+        name, self._given = self._given or made, None  # a child of ours needs a name of its own
+        return pid, name, count()

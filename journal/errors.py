@@ -4,6 +4,7 @@ JournalError
 ├── EventConflict        an id names two different facts
 ├── PayloadTooLarge      an event is above the configured limit
 ├── DatabaseError
+│   ├── DsnUnreadable         the connection string is none
 │   ├── DatabaseUnreachable   no server answers at that address
 │   ├── LoginRefused          the server answers and does not let us in
 │   └── DatabaseMissing       the server has no such database
@@ -50,6 +51,12 @@ class PayloadTooLarge(JournalError):
 
 class DatabaseError(JournalError):
     """The database cannot be used as it is."""
+
+
+class DsnUnreadable(DatabaseError):
+    """The connection string cannot be read."""
+
+    exit_code = 2
 
 
 class DatabaseUnreachable(DatabaseError):

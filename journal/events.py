@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("a str is needed")
-    return str(value)
+    return str.__str__(value)  # str() of an enum of texts is its name
 
 
 def _stream(value: object) -> str:

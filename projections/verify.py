@@ -30,7 +30,7 @@ class Difference:
     def columns(self) -> tuple[str, ...]:
         """The columns that differ; all of them where one row is missing."""
         live, folded = self.live or {}, self.folded or {}
-        return tuple(name for name in (live or folded) if live.get(name) != folded.get(name))
+        return tuple(sorted(name for name in (live or folded) if live.get(name) != folded.get(name)))
 
     def __str__(self) -> str:
         key = ", ".join(map(str, self.key))

@@ -32,8 +32,11 @@ truncate celery_journal.task_result_row, celery_journal.group_result_row,
          celery_journal.chord_counter_row, celery_journal.chord_part_row
 
 -- name: fingerprints
--- Of everything there is to read in each view: how many rows, and a hash of them all.
-select 'task_result' as view, count(*) as rows, left(md5(string_agg(t::text, e'\n' order by t.task_id)), 16) as fingerprint
+-- Of everything there is to read in the log and in each view: how many rows, and a hash of them all.
+select 'event, the log' as view, count(*) as rows, left(md5(string_agg(e::text, e'\n' order by e.event_id)), 16) as fingerprint
+  from celery_journal.event e
+ union all
+select 'task_result', count(*), left(md5(string_agg(t::text, e'\n' order by t.task_id)), 16)
   from celery_journal.task_result t
  union all
 select 'group_result', count(*), left(md5(string_agg(g::text, e'\n' order by g.group_id)), 16)

@@ -62,15 +62,15 @@ for each statement execute function celery_journal.fold()
     end if;
 
 -- name: forget
-insert into {table} as t ({key}, forgotten_position, forgotten_xmax)
-select e.stream, max(e.position), pg_snapshot_xmax(pg_current_snapshot())
+insert into {table} as t ({key}, forgotten_position)
+select e.stream, max(e.position)
   from new_event e
  where e.kind in ({forgetting kinds})
  group by e.stream
  order by e.stream
 on conflict ({key}) do update set
        forgotten_position = greatest(t.forgotten_position, excluded.forgotten_position),
-       forgotten_xmax = excluded.forgotten_xmax
+       forgotten_before = null
 
 -- name: merge many
 with lifted as materialized ({lift}), folded as ({combine})
@@ -80,8 +80,8 @@ with lifted as materialized ({lift}), folded as ({combine})
 delete from {table} where {key} = any({forgotten ids})
 
 -- name: mark
-insert into {table} ({key}, forgotten_position, forgotten_xmax)
-select f.id, f.position, pg_snapshot_xmax(pg_current_snapshot())
+insert into {table} ({key}, forgotten_position)
+select f.id, f.position
   from unnest({forgotten ids}, {forgotten positions}) as f(id, position)
  order by f.id
 

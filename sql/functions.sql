@@ -142,7 +142,9 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
      limit at_most
 $$;
 
--- Removes what a forgotten row leaves behind, once no transaction that began before the forgetting can still write to it.
+-- Removes what forgotten rows leave behind, and returns how many rows that were. Two steps, a call apart: a row is marked
+-- with a transaction id that is newer than any whose position can stand before the forgetting, and removed when all of
+-- those have ended.
 create or replace function celery_journal.purge_forgotten() returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -150,16 +152,25 @@ declare
     purged  bigint;
     total   bigint := 0;
 begin
-    delete from celery_journal.task_result_row where forgotten_xmax <= horizon and date_created is null;
+    delete from celery_journal.task_result_row where forgotten_before <= horizon and date_created is null;
     get diagnostics purged = row_count;
     total := total + purged;
-    delete from celery_journal.group_result_row where forgotten_xmax <= horizon and date_created is null;
+    delete from celery_journal.group_result_row where forgotten_before <= horizon and date_created is null;
     get diagnostics purged = row_count;
     total := total + purged;
     delete from celery_journal.chord_part_row p using celery_journal.chord_counter_row c
-     where c.group_id = p.group_id and c.forgotten_xmax <= horizon and p.part_position <= c.forgotten_position;
-    delete from celery_journal.chord_counter_row where forgotten_xmax <= horizon and date_created is null;
+     where c.group_id = p.group_id and c.forgotten_before <= horizon and p.part_position <= c.forgotten_position;
+    delete from celery_journal.chord_counter_row where forgotten_before <= horizon and date_created is null;
     get diagnostics purged = row_count;
-    update celery_journal.task_result_row set forgotten_position = null, forgotten_xmax = null where forgotten_xmax <= horizon;
-    return total + purged;
+    total := total + purged;
+    update celery_journal.task_result_row set forgotten_position = null, forgotten_before = null where forgotten_before <= horizon;
+    update celery_journal.group_result_row set forgotten_position = null, forgotten_before = null where forgotten_before <= horizon;
+
+    update celery_journal.task_result_row set forgotten_before = pg_current_xact_id()
+     where forgotten_position is not null and forgotten_before is null;
+    update celery_journal.group_result_row set forgotten_before = pg_current_xact_id()
+     where forgotten_position is not null and forgotten_before is null;
+    update celery_journal.chord_counter_row set forgotten_before = pg_current_xact_id()
+     where forgotten_position is not null and forgotten_before is null;
+    return total;
 end $$;

@@ -83,7 +83,7 @@ select a.attname as name, coalesce(a.attnum = any(i.indkey), false) as in_key
  where a.attrelid = %(table)s::regclass
    and a.attnum > 0
    and not a.attisdropped
-   and a.attname not in ('forgotten_position', 'forgotten_xmax')
+   and a.attname not in ('forgotten_position', 'forgotten_before')
  order by a.attnum
 
 -- name: temporary

@@ -14,7 +14,7 @@ select g.group_id, g.result, g.content_type, g.content_encoding, g.members, g.da
  where g.group_id = any(%(keys)s)
 
 -- name: chord_counter
-select c.group_id, c.sub_tasks, c.count, c.size, c.done, c.failed, c.state, c.body_task_id, c.date_created, c.date_done
+select c.group_id, c.sub_tasks::text as sub_tasks, c.count, c.size, c.done, c.failed, c.state, c.body_task_id, c.date_created, c.date_done
   from celery_journal.chord_counter c
  where c.group_id = any(%(keys)s)
 

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from celery._state import get_current_task
+from celery.signals import before_task_publish
 from celery.utils.saferepr import saferepr
 from kombu.serialization import dumps
 from kombu.utils import json
@@ -30,6 +31,8 @@ _DETAILS = (
     "headers",
 )
 
+_PUNCTUATION = dict.fromkeys(map(ord, "[](){}'\"., "))
+
 
 def attempt_of(request: Any) -> int:
     """Return the attempt that the request is, from 0."""
@@ -49,7 +52,7 @@ def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_argumen
         "parent_id": getattr(request, "parent_id", None),
         "group_id": getattr(request, "group", None),
         "group_index": getattr(request, "group_index", None),
-        "periodic_task_name": getattr(request, "periodic_task_name", None),
+        "periodic_task_name": _periodic_task_name(request),
         "meta": _meta(request, children),
         "request": {name: value for name in _DETAILS if (value := getattr(request, name, None))} or None,
     }
@@ -65,8 +68,17 @@ def queue_of(request: Any) -> str | None:
 
 
 def _name(request: Any) -> str | None:
-    task = getattr(request, "task", None)
+    task = getattr(request, "task", None) or getattr(request, "name", None)  # an unknown task has a name only
     return task if task is None or isinstance(task, str) else getattr(task, "name", None)
+
+
+def _periodic_task_name(request: Any) -> str | None:
+    """Return the name from the message's headers, or from its properties, where django-celery-beat puts it."""
+    properties = getattr(request, "properties", None)
+    name = getattr(request, "periodic_task_name", None)
+    if name is None and isinstance(properties, dict):
+        name = properties.get("periodic_task_name")
+    return name if isinstance(name, str) else None
 
 
 def _pid(request: Any) -> int | None:
@@ -91,10 +103,7 @@ def _meta(request: Any, children: list[Any] | None) -> bytes | None:
 
 def _arguments(request: Any, app: Any) -> dict[str, Any]:
     """Return the encoded arguments; the caller's `argsrepr` and `kwargsrepr` instead, where there are any (privacy)."""
-    amqp, levels = app.amqp, app.conf.get("task_repr_maxlevels", 3)
-    # The producer made the repr of a tuple, and what arrives may be a list.
-    args = _given_repr(request, "argsrepr", [tuple(request.args), list(request.args)], amqp.argsrepr_maxsize, levels)
-    kwargs = _given_repr(request, "kwargsrepr", [request.kwargs or {}], amqp.kwargsrepr_maxsize, levels)
+    args, kwargs = _given_reprs(request, app)
     try:
         if app.conf.task_serializer in {"pickle", "msgpack", "yaml"} and args is None and kwargs is None:
             serializer = app.conf.task_serializer
@@ -106,20 +115,53 @@ def _arguments(request: Any, app: Any) -> dict[str, Any]:
             "kwargs": json.dumps(dict(request.kwargs or {}) if kwargs is None else kwargs).encode(),
         }
     except Exception:  # noqa: BLE001  arguments of any kind must not keep a state from being stored
-        return {"args": json.dumps(saferepr(request.args)).encode(), "kwargs": json.dumps(saferepr(request.kwargs)).encode()}
+        return {
+            "args": json.dumps(saferepr(request.args) if args is None else args).encode(),
+            "kwargs": json.dumps(saferepr(request.kwargs) if kwargs is None else kwargs).encode(),
+        }
+
+
+@before_task_publish.connect(weak=False, dispatch_uid="celery-journal-given-reprs")  # type: ignore[misc]
+def _keep_given_reprs(sender: Any = None, headers: Any = None, **_signal: Any) -> None:
+    """Put what the caller gave with the first message of a task into that of its retry, where Celery would show the arguments."""
+    task = get_current_task()
+    request = getattr(task, "request", None)
+    if request is None or not isinstance(headers, dict) or headers.get("id") != request.id or sender != task.name:
+        return
+    args, kwargs = _given_reprs(request, task.app)
+    headers.update({name: given for name, given in (("argsrepr", args), ("kwargsrepr", kwargs)) if given is not None})
+
+
+def _given_reprs(request: Any, app: Any) -> tuple[str | None, str | None]:
+    amqp, levels = app.amqp, app.conf.get("task_repr_maxlevels", 3)
+    # The producer made the repr of a tuple, and what arrives may be a list.
+    values = [tuple(request.args or ()), list(request.args or ())]
+    return (
+        _given_repr(request, "argsrepr", values, amqp.argsrepr_maxsize, levels),
+        _given_repr(request, "kwargsrepr", [request.kwargs or {}], amqp.kwargsrepr_maxsize, levels),
+    )
 
 
 def _given_repr(request: Any, name: str, values: list[Any], maxsize: int, levels: int) -> str | None:
     """Return the repr in the message if the caller gave it, None if Celery made it from one of the values."""
     given = getattr(request, name, None)
-    if not isinstance(given, str) or any(_shape(given) == _shape(saferepr(value, maxsize, levels)) for value in values):
+    if not isinstance(given, str) or any(_is_made_of(given, value, maxsize, levels) for value in values):
         return None
     return given
 
 
+def _is_made_of(given: str, value: Any, maxsize: int, levels: int) -> bool:
+    """Return whether the repr is Celery's own of what arrived as the value."""
+    shape = _shape(given)
+    if shape == _shape(saferepr(value, maxsize, levels)):
+        return True
+    # Celery cuts it at maxsize, and where that is depends on the brackets: the beginning has to do.
+    return len(given) >= maxsize and len(shape) >= maxsize // 8 and _shape(saferepr(value, 2 * maxsize, levels)).startswith(shape)
+
+
 def _shape(text: str) -> str:
-    """Return the repr with what serializers change on the way made equal: a tuple arrives as a list."""
-    return text.translate(str.maketrans("[]", "()")).replace(",)", ")")
+    """Return the repr without what serializers change on the way: a tuple arrives as a list, a key that is a number as text."""
+    return text.translate(_PUNCTUATION)
 
 
 def _bytes(encoded: str | bytes) -> bytes:

@@ -74,11 +74,14 @@ create index event_order on celery_journal.event (transaction, position);
 -- No insert can ever fail for want of a partition: a clock that is years off lands here, and is watched.
 create table celery_journal.event_default partition of celery_journal.event default;
 
+-- `forgotten_position` is what stands before it in the log and does not count; a row with nothing after it is not shown.
+-- It stays until no transaction that began before `forgotten_before` can still bring an earlier fact.
+--
 -- Each register is a value with the key it was written under; rank -1 is a key that every fact beats.
 create table celery_journal.task_result_row (
     task_id            text        collate "C" primary key,
     forgotten_position bigint,
-    forgotten_xmax     xid8,
+    forgotten_before   xid8,
     date_created       timestamptz,
     date_updated       timestamptz,
     asked_rank         bigint      not null default -1,
@@ -113,12 +116,13 @@ create table celery_journal.task_result_row (
     meta               bytea
 ) with (fillfactor = 75);
 
+create index task_result_row_forgotten on celery_journal.task_result_row (task_id) where forgotten_position is not null;
 create index task_result_row_date_done on celery_journal.task_result_row (date_done desc nulls first);
 
 create table celery_journal.group_result_row (
     group_id           text        collate "C" primary key,
     forgotten_position bigint,
-    forgotten_xmax     xid8,
+    forgotten_before   xid8,
     date_created       timestamptz,
     saved_rank         integer     not null default -1,
     saved_at           timestamptz not null default '-infinity',
@@ -134,7 +138,7 @@ create index group_result_row_date_created on celery_journal.group_result_row (d
 create table celery_journal.chord_counter_row (
     group_id           text        collate "C" primary key,
     forgotten_position bigint,
-    forgotten_xmax     xid8,
+    forgotten_before   xid8,
     date_created       timestamptz,
     started_rank       integer     not null default -1,
     started_at         timestamptz not null default '-infinity',

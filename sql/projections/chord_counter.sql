@@ -114,13 +114,14 @@ chord_counter_row chord_part_row
 part_position > coalesce((select c.forgotten_position from celery_journal.chord_counter_row c where c.group_id = chord_part_row.group_id), 0)
 
 -- name: view
+-- The size is what set_chord_size and add_to_chord said; until then the length of the header, where that is known.
 create or replace view celery_journal.chord_counter as
 select c.group_id,
-       convert_from(c.sub_tasks, 'UTF8') as sub_tasks,
-       coalesce(c.size + cardinality(c.added), jsonb_array_length(celery_journal.json_or_null(c.sub_tasks))) as size,
+       celery_journal.json_or_null(c.sub_tasks) as sub_tasks,
+       s.size,
        p.done,
        p.failed,
-       greatest(coalesce(c.size + cardinality(c.added), jsonb_array_length(celery_journal.json_or_null(c.sub_tasks))) - p.done, 0) as count,
+       case when s.size is not null then greatest(s.size - p.done, 0) end as count,
        c.date_created,
        c.date_done,
        case c.ended_rank when 1 then 'unlocked' when 0 then 'failed' else 'open' end as state,
@@ -130,6 +131,10 @@ select c.group_id,
            select count(*)::integer as done, (count(*) filter (where q.status <> 'SUCCESS'))::integer as failed
              from celery_journal.chord_part_row q
             where q.group_id = c.group_id and q.part_position > coalesce(c.forgotten_position, 0)) p on true
+       cross join lateral (
+           select coalesce(c.size + cardinality(c.added),
+                           case jsonb_typeof(h.header) when 'array' then jsonb_array_length(h.header) end) as size
+             from celery_journal.json_or_null(c.sub_tasks) as h(header)) s
  where c.date_created is not null;
 
 create or replace view celery_journal.chord_part as

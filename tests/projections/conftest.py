@@ -6,7 +6,9 @@ import pytest
 
 from celery_journal.journal import Connection
 
-from .spec import Spec
+pytest.register_assert_rewrite("tests.projections.spec")
+
+from .spec import Spec  # noqa: E402
 
 
 @pytest.fixture(params=["once", "twice", "by two emitters"])

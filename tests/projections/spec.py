@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from threading import Barrier
@@ -55,7 +56,7 @@ class Spec:
 
     connection: Connection
     delivery: Delivery
-    journal: Journal = Journal()
+    journal: Journal = field(default_factory=Journal)
 
     def given(self, *events: Event) -> None:
         """Append the facts, one after the other."""
@@ -83,7 +84,9 @@ class Spec:
 def read_log(connection: Connection) -> list[RecordedEvent]:
     """Return every event, whoever wrote it."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute("select e.*, e.transaction::text::bigint as transaction from celery_journal.event e order by e.transaction, e.position")
+        cursor.execute(
+            "select e.*, e.transaction::text::bigint as transaction from celery_journal.event e order by e.transaction, e.position"
+        )
         return [decode(row) for row in cursor]
 
 
@@ -120,3 +123,13 @@ def at_once(dsn: str, jobs: Sequence[Callable[[Connection], T]]) -> list[T]:
 
     with ThreadPoolExecutor(len(jobs)) as pool:
         return list(pool.map(run, jobs))
+
+
+def until_waiting(connection: Connection, sessions: int) -> None:
+    """Return when that many sessions of this database wait for a lock."""
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    deadline = time.monotonic() + 10
+    while connection.execute(waiting).fetchone() != (sessions,):
+        assert time.monotonic() < deadline, f"{sessions} sessions never waited for a lock"
+        time.sleep(0.01)
+        connection.execute("select pg_stat_clear_snapshot()")

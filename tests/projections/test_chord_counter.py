@@ -217,7 +217,9 @@ def test_a_deleted_group_leaves_its_chord_alone(spec: Spec) -> None:
 
 def test_a_chord_that_starts_after_its_expiry_counts_only_the_parts_since(spec: Spec) -> None:
     """Nothing of the expired chord shines through (M42)."""
-    spec.given(fact(ChordStarted, "g", 5, size=5, result=HEADER), part("a"), fact(ChordSizeSet, "g", 6, task_id="x"), fact(GroupExpired, "g"))
+    spec.given(
+        fact(ChordStarted, "g", 5, size=5, result=HEADER), part("a"), fact(ChordSizeSet, "g", 6, task_id="x"), fact(GroupExpired, "g")
+    )
     spec.given(part("b"))
 
     row = spec.chord(fact(ChordStarted, "g", 2, size=2))
@@ -296,7 +298,7 @@ def test_a_claim_that_ran_out_is_taken_over(connection: Connection, journal: Jou
     journal.append(connection, fact(ChordStarted, "g", 1, size=1), part("a"))
     assert claim(connection, "dies", lease=timedelta(0)) == "claimed"
 
-    assert claim(connection, "sweep", parts=0) == "claimed"
+    assert claim(connection, "sweep", parts=0) == "taken over"
 
 
 def test_a_claim_that_was_given_back_is_free(connection: Connection, journal: Journal) -> None:
@@ -311,9 +313,7 @@ def test_a_claim_that_was_given_back_is_free(connection: Connection, journal: Jo
 
 
 @pytest.mark.parametrize("end", [pytest.param(ChordUnlocked, id="unlocked"), pytest.param(ChordFailed, id="failed")])
-def test_an_ended_chord_is_not_claimed_again(
-    connection: Connection, journal: Journal, end: type[ChordUnlocked | ChordFailed]
-) -> None:
+def test_an_ended_chord_is_not_claimed_again(connection: Connection, journal: Journal, end: type[ChordUnlocked | ChordFailed]) -> None:
     """Once the body is sent, or will not run, a late part only hears so (B19, M45)."""
     journal.append(connection, fact(ChordStarted, "g", 1, size=1), part("a"))
     assert claim(connection) == "claimed"

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from celery_journal.journal.events import Event, GroupDeleted, GroupExpired, GroupSaved, TaskFailed, TaskForgotten, TaskStarted, TaskSucceeded
+from celery_journal.journal.events import (
+    Event,
+    GroupDeleted,
+    GroupExpired,
+    GroupSaved,
+    TaskFailed,
+    TaskForgotten,
+    TaskStarted,
+    TaskSucceeded,
+)
 
 from .spec import Spec, at, fact, read_log
 
 SAVED = b'[["g", null], [[["a", null], null], [["b", null], null]]]'
-JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+JSON: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
 
 
 def test_a_saved_group_shows_what_was_saved(spec: Spec) -> None:

@@ -29,7 +29,7 @@ from celery_journal.journal.events import (
 
 from .spec import Spec, at, fact, read_log
 
-JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+JSON: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
 
 
 def shown(row: dict[str, object], *columns: str) -> tuple[object, ...]:
@@ -38,9 +38,15 @@ def shown(row: dict[str, object], *columns: str) -> tuple[object, ...]:
 
 def test_a_task_that_ran_shows_all_that_is_known_of_it(spec: Spec) -> None:
     """Every field is filled by the fact that knows it (M02-M16)."""
-    asked = {"name": "add", "args": b"[2, 2]", "kwargs": b'{"base": 10}', "args_content_type": "application/json", "queue": "celery"}
-    kin = {"root_id": "root", "parent_id": "parent", "group_id": "group", "periodic_task_name": "every-noon"}
-    run = {"worker": "celery@host", "pid": 77}
+    asked: dict[str, Any] = {
+        "name": "add",
+        "args": b"[2, 2]",
+        "kwargs": b'{"base": 10}',
+        "args_content_type": "application/json",
+        "queue": "celery",
+    }
+    kin: dict[str, Any] = {"root_id": "root", "parent_id": "parent", "group_id": "group", "periodic_task_name": "every-noon"}
+    run: dict[str, Any] = {"worker": "celery@host", "pid": 77}
     spec.given(fact(TaskSent, "t", 0, **asked, **kin), fact(TaskReceived, "t", 1, **run), fact(TaskStarted, "t", 2, **run))
 
     row = spec.task(fact(TaskSucceeded, "t", 3, result=b"4", meta=b'{"children": []}', **run, **JSON))
@@ -153,9 +159,7 @@ def test_a_new_attempt_supersedes_a_retry(spec: Spec) -> None:
     assert shown(row, "status", "retries", "traceback", "result", "date_started", "worker") == ("STARTED", 1, None, None, at(3), "w")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(TaskSent, id="sent"), pytest.param(TaskReceived, id="received")]
-)
+@pytest.mark.parametrize("kind", [pytest.param(TaskSent, id="sent"), pytest.param(TaskReceived, id="received")])
 def test_to_be_sent_again_does_not_hide_a_retry(spec: Spec, kind: type[Event]) -> None:
     """A retry's own task-sent and task-received say less than RETRY, which says why (M08, M09, M10)."""
     spec.given(fact(TaskSent, "t", 0, name="add"), fact(TaskRetried, "t", 2, result=b"{}", traceback="tb"))

@@ -1,0 +1,71 @@
+"""Apps whose results go to an empty journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from celery import Celery
+
+from celery_journal.consumers.backend import JournalBackend
+from celery_journal.journal import migrate
+from tests.conftest import new_database
+
+from .proxy import Proxy
+from .scene import Mailbox, new_app, url_of
+
+NewApp = Callable[..., Celery]
+
+
+@pytest.fixture
+def make_app(dsn: str) -> Iterator[NewApp]:
+    """Makes an app with the settings given, on the test's journal unless `url` says otherwise."""
+    apps: list[Celery] = []
+
+    def make(url: str | None = None, **conf: Any) -> Celery:
+        apps.append(new_app(url or url_of(dsn), **conf))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        app.backend.database.close()
+        app.close()
+
+
+@pytest.fixture
+def app(make_app: NewApp) -> Celery:
+    """An app on the test's journal."""
+    return make_app()
+
+
+@pytest.fixture
+def backend(app: Celery) -> JournalBackend:
+    """The result backend of that app."""
+    backend: JournalBackend = app.backend
+    return backend
+
+
+@pytest.fixture
+def proxy(dsn: str) -> Iterator[Proxy]:
+    """A proxy before the test's journal."""
+    proxy = Proxy(dsn)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Mailbox:
+    """A broker that keeps every message in a folder."""
+    return Mailbox(tmp_path / "broker")
+
+
+@pytest.fixture(scope="module")
+def embedded_database(embedded_server: str) -> Iterator[str]:
+    """A migrated database on the embedded server, shared by the tests of a module."""
+    for dsn in new_database(embedded_server):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+        yield dsn

@@ -1,0 +1,141 @@
+"""What the tests of the result backend stand on: an app on a journal, requests as a worker makes them, and a mailbox."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import uuid4
+
+import psycopg
+from celery import Celery
+from celery.app.task import Context
+from kombu.serialization import dumps, loads
+from psycopg.conninfo import conninfo_to_dict
+
+from celery_journal.journal import Journal, RecordedEvent
+from celery_journal.projections import TaskResult
+
+ROOT = Path(__file__).parents[2]
+
+WORKER = "worker@somewhere"
+
+#: All serializers that kombu has, as accept_content names them.
+SERIALIZERS = ["json", "pickle", "yaml", "msgpack"]
+
+
+def url_of(dsn: str, **more: str) -> str:
+    """Return the backend URL of a DSN, `more` being further parameters of libpq."""
+    parts = {**conninfo_to_dict(dsn), **more}
+    user, database = parts.pop("user", "postgres"), parts.pop("dbname")
+    return f"journal+postgresql://{user}@/{database}?{urlencode(parts, quote_via=quote)}"
+
+
+def new_app(url: str, **conf: Any) -> Celery:
+    """Return an app that stores its results there, is nobody's current app, and does not reach any broker."""
+    app = Celery("scene", set_as_current=False, backend=url, broker="memory://")
+    app.conf.update({"result_extended": True, "accept_content": SERIALIZERS[:2], "task_default_queue": "work", **conf})
+    return app
+
+
+def delivered(app: Celery, name: str = "scene.add", args: Any = (), kwargs: Any = None, **options: Any) -> Context:
+    """Return the request that a worker makes of the message which this app sends for the task."""
+    task_id = options.pop("task_id", None) or str(uuid4())
+    more_headers, properties = options.pop("headers", {}), options.pop("properties", {})
+    message = app.amqp.as_task_v2(task_id, name, args, kwargs or {}, **options)
+    content_type, encoding, body = dumps(message.body, serializer=app.conf.task_serializer)
+    arguments, keywords, embedded = loads(body, content_type, encoding, accept=[content_type])
+    headers = json.loads(json.dumps({**message.headers, **more_headers}))
+    return Context(
+        headers,
+        args=arguments,
+        kwargs=keywords,
+        hostname=WORKER,
+        correlation_id=task_id,
+        properties=properties,
+        delivery_info={"exchange": "", "routing_key": "work", "priority": 0, "redelivered": False},
+        called_directly=False,
+        **embedded,
+    )
+
+
+def recorded(dsn: str, stream: str) -> list[RecordedEvent]:
+    """Return what the log has of a task, a group or a chord."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return Journal().read_stream(connection, stream)
+
+
+def kinds(dsn: str, stream: str) -> list[str]:
+    """Return the kinds of the events of a stream, in order."""
+    return [event.event.kind for event in recorded(dsn, stream)]
+
+
+def row(dsn: str, task_id: str) -> TaskResult:
+    """Return what the view shows of a task."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return TaskResult.get(connection, task_id)
+
+
+def ask(dsn: str, query: bytes, *parameters: object) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(query, parameters).fetchall()
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until the condition holds; `seconds` only bounds a test that fails."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a program of these tests in a process of its own, with pipes to talk to it."""
+    command = [sys.executable, "-m", f"tests.consumers.{module}", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdin=pipe, stdout=pipe, text=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A task that was sent."""
+
+    task: str
+    id: str
+    args: list[Any]
+    headers: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The folder of a filesystem:// broker, which keeps what is sent until a worker takes it."""
+
+    folder: Path
+
+    @property
+    def conf(self) -> dict[str, Any]:
+        """The settings of an app that uses it."""
+        for name in ("queue", "control"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        queue, control = f"{self.folder / 'queue'}", f"{self.folder / 'control'}"
+        options = {"data_folder_in": queue, "data_folder_out": queue, "control_folder": control, "polling_interval": 0.02}
+        return {"broker_url": "filesystem://", "broker_transport_options": options}
+
+    def sent(self) -> list[Message]:
+        """Return the tasks that were sent and that no worker has taken."""
+        messages = []
+        for path in sorted((self.folder / "queue").glob("*.msg")):
+            message = json.loads(path.read_bytes())
+            if "task" in message["headers"]:
+                args, *_ = json.loads(base64.b64decode(message["body"]))
+                messages.append(Message(message["headers"]["task"], message["headers"]["id"], args, message["headers"]))
+        return messages

@@ -1,0 +1,155 @@
+"""`result_expires`: what is older leaves the views by an event, and the log keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_journal.consumers import expiry
+from celery_journal.consumers.backend import JournalBackend
+from celery_journal.journal import events as kinds_of
+from celery_journal.projections import ChordCounter, GroupResult
+
+from .scene import ask, delivered, kinds, until
+
+NewApp = Callable[..., Celery]
+
+LONG_AGO = datetime.now(UTC) - timedelta(days=2)
+
+TABLES = ("task_result_row", "group_result_row", "chord_counter_row", "chord_part_row")
+
+
+def old(backend: JournalBackend, kind: type[kinds_of.Event], stream: str, **fields: Any) -> None:
+    """Record a fact of two days ago."""
+    backend.append(backend.emitter.emit(kind, stream, occurred_at=LONG_AGO, **fields))
+
+
+def finished_chord(backend: JournalBackend, group_id: str) -> None:
+    old(backend, kinds_of.ChordStarted, group_id, size=1)
+    old(backend, kinds_of.ChordPartReturned, group_id, task_id="part", state="SUCCESS", result=b"1")
+    old(backend, kinds_of.ChordUnlocked, group_id, task_id="body")
+
+
+def rows(dsn: str) -> dict[str, int]:
+    return {table: ask(dsn, f"select count(*) from celery_journal.{table}".encode())[0][0] for table in TABLES}
+
+
+@pytest.mark.parametrize("expires", [pytest.param(timedelta(days=1), id="timedelta"), pytest.param(86400, id="seconds")])
+def test_an_old_result_expires_by_an_event(make_app: NewApp, dsn: str, expires: Any) -> None:
+    """cleanup() is what beat's celery.backend_cleanup calls."""
+    app = make_app(result_expires=expires)
+    old(app.backend, kinds_of.TaskSucceeded, "old", result=b"1", content_type="application/json", content_encoding="utf-8")
+    app.backend.mark_as_done("new", 1)
+
+    app.backend.cleanup()
+
+    assert (app.AsyncResult("old").state, app.AsyncResult("new").state) == ("PENDING", "SUCCESS")
+    assert (kinds(dsn, "old"), kinds(dsn, "new")) == (["task-succeeded", "task-expired"], ["task-succeeded"])
+
+
+@pytest.mark.parametrize("expires", [pytest.param(None, id="none"), pytest.param(0, id="zero")])
+def test_without_expiry_everything_is_kept(make_app: NewApp, dsn: str, expires: Any) -> None:
+    """None and 0 both mean never, as Celery documents."""
+    app = make_app(result_expires=expires)
+    old(app.backend, kinds_of.TaskSucceeded, "old", result=b"1", content_type="application/json", content_encoding="utf-8")
+
+    app.backend.cleanup()
+
+    assert app.AsyncResult("old").state == "SUCCESS"
+    assert kinds(dsn, "old") == ["task-succeeded"]
+
+
+def test_what_has_not_ended_does_not_expire(app: Celery, backend: JournalBackend) -> None:
+    """A task that runs, or waits for its retry, is not old."""
+    old(backend, kinds_of.TaskStarted, "running")
+    old(backend, kinds_of.TaskRetried, "retrying")
+
+    backend.cleanup()
+
+    assert (app.AsyncResult("running").state, app.AsyncResult("retrying").state) == ("STARTED", "RETRY")
+
+
+def test_groups_and_finished_chords_expire(backend: JournalBackend, dsn: str) -> None:
+    """A saved group by its last save, a chord by its end."""
+    old(backend, kinds_of.GroupSaved, "group", members=("a",))
+    finished_chord(backend, "chord")
+
+    backend.cleanup()
+
+    assert (backend._rows(GroupResult, ["group"]), backend._rows(ChordCounter, ["chord"])) == ({}, {})
+    assert kinds(dsn, "group") == ["group-saved", "group-expired"]
+    assert kinds(dsn, "chord")[-1] == "group-expired"
+
+
+def test_an_open_chord_never_expires(app: Celery, backend: JournalBackend, dsn: str) -> None:
+    """However old it is, its parts and its saved header stay, and it can still be completed."""
+    old(backend, kinds_of.GroupSaved, "g", members=("a", "b"))
+    old(backend, kinds_of.ChordStarted, "g", size=2)
+    old(backend, kinds_of.ChordPartReturned, "g", task_id="a", state="SUCCESS", result=b"1")
+
+    backend.cleanup()
+
+    counter = backend._rows(ChordCounter, ["g"])["g"]
+    assert (counter.state, counter.count, counter.done) == ("open", 1, 1)
+    assert "group-expired" not in kinds(dsn, "g")
+
+
+def test_expired_rows_leave_the_tables(backend: JournalBackend, dsn: str) -> None:
+    """Once no transaction is left that began before, nothing of them takes up space; the log is whole."""
+    for number in range(30):
+        old(backend, kinds_of.TaskSucceeded, f"t{number}", result=b"1")
+    old(backend, kinds_of.GroupSaved, "group", members=("a",))
+    finished_chord(backend, "chord")
+
+    def left() -> int:
+        backend.cleanup()
+        return sum(rows(dsn).values())
+
+    until(lambda: left() == 0)
+    assert ask(dsn, b"select count(*) from celery_journal.event where kind = 'task-succeeded'") == [(30,)]
+
+
+def test_many_results_expire_batch_by_batch(backend: JournalBackend, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No transaction is long, and none is left over."""
+    monkeypatch.setattr(expiry, "BATCH", 7)
+    for number in range(20):
+        old(backend, kinds_of.TaskSucceeded, f"t{number}", result=b"1")
+
+    backend.cleanup()
+
+    assert ask(dsn, b"select count(*) from celery_journal.task_result") == [(0,)]
+    assert ask(dsn, b"select count(*) from celery_journal.event where kind = 'task-expired'") == [(20,)]
+
+
+def test_cleaning_up_twice_expires_once(backend: JournalBackend, dsn: str) -> None:
+    """What is gone does not expire again."""
+    old(backend, kinds_of.TaskSucceeded, "a", result=b"1")
+    backend.cleanup()
+
+    backend.cleanup()
+
+    assert kinds(dsn, "a") == ["task-succeeded", "task-expired"]
+
+
+def test_an_expired_task_that_runs_again_is_a_new_one(app: Celery, backend: JournalBackend) -> None:
+    """As after forget()."""
+    old(backend, kinds_of.TaskSucceeded, "a", result=b"1")
+    backend.cleanup()
+
+    backend.store_result("a", None, "STARTED", request=delivered(app, task_id="a"))
+
+    assert app.AsyncResult("a").state == "STARTED"
+
+
+def test_the_schedule_of_celery_calls_it(app: Celery, backend: JournalBackend) -> None:
+    """Beat adds celery.backend_cleanup where a backend does not expire by itself, and that task is ours to serve."""
+    old(backend, kinds_of.TaskSucceeded, "a", result=b"1")
+
+    assert not backend.supports_autoexpire
+    app.tasks["celery.backend_cleanup"]()
+
+    assert app.AsyncResult("a").state == "PENDING"

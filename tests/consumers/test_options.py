@@ -1,0 +1,216 @@
+"""The options of the result backend and its URL: what is accepted, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+
+from celery_journal.consumers.backend import JournalBackend, JournalUnavailable
+from celery_journal.consumers.options import InvalidOption, Options, locate
+
+from .scene import new_app, url_of
+
+SECRET = "s3cret"
+
+
+def backend_of(url: str, **options: Any) -> JournalBackend:
+    backend: JournalBackend = new_app(url, result_backend_transport_options=options).backend
+    return backend
+
+
+def test_the_defaults_need_no_option() -> None:
+    """An app that sets nothing gets the documented defaults."""
+    options = Options.read(None)
+
+    assert (options.schema_name, options.pool_size, options.durability, options.chord_lease) == ("celery_journal", 4, "meaning", 30.0)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_valid_one() -> None:
+    """A slip of the pen names what was meant."""
+    with pytest.raises(ImproperlyConfigured, match="no option 'pool_sise'; did you mean 'pool_size'"):
+        backend_of("journal+postgresql://host/db", pool_sise=3)
+
+
+def test_an_option_like_no_other_is_refused_with_all_there_are() -> None:
+    """Where nothing is near, every valid option is named."""
+    with pytest.raises(ImproperlyConfigured, match=r"'zzz'; there are chord_lease, .*store_arguments"):
+        backend_of("journal+postgresql://host/db", zzz=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("pool_size", 0, id="no connections"),
+        pytest.param("pool_size", "many", id="no number"),
+        pytest.param("retry_budget", -1, id="negative"),
+        pytest.param("durability", "never", id="no choice"),
+        pytest.param("schema", "Robert'); drop table", id="schema that needs quotes"),
+        pytest.param("chord_lease", 0, id="no lease"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_option(name: str, value: object) -> None:
+    """The error says which option it is."""
+    with pytest.raises(ImproperlyConfigured, match=f"^option '{name}' of result_backend_transport_options: "):
+        backend_of("journal+postgresql://host/db", **{name: value})
+
+
+def test_the_environment_sets_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CELERY_JOURNAL_<NAME> is an option, and what the app says goes before it."""
+    monkeypatch.setenv("CELERY_JOURNAL_POOL_SIZE", "7")
+    monkeypatch.setenv("CELERY_JOURNAL_CHORD_LEASE", "5")
+
+    options = backend_of("journal+postgresql://host/db", chord_lease=6).options
+
+    assert (options.pool_size, options.chord_lease) == (7, 6)
+
+
+def test_a_wrong_value_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is checked as the settings are."""
+    monkeypatch.setenv("CELERY_JOURNAL_POOL_SIZE", "a few")
+
+    with pytest.raises(ImproperlyConfigured, match="'pool_size'"):
+        backend_of("journal+postgresql://host/db")
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        pytest.param("journal+mysql://user:s3cret@host/db", "mysql", id="mysql"),
+        pytest.param("journal+redis://:s3cret@host", "redis", id="redis"),
+    ],
+)
+def test_another_scheme_is_refused(url: str, scheme: str) -> None:
+    """The journal lives in PostgreSQL, and says how to name one, without repeating a password."""
+    with pytest.raises(ImproperlyConfigured, match=f"no {scheme}:// URL; write journal\\+postgresql://") as refused:
+        backend_of(url)
+
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", [pytest.param("journal", id="name only"), pytest.param("journal://", id="scheme only")])
+def test_a_backend_without_a_url_says_how_to_write_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`result_backend = "journal"` names no database."""
+    monkeypatch.delenv("CELERY_JOURNAL_DSN", raising=False)
+
+    with pytest.raises(ImproperlyConfigured, match=r"write .*journal\+postgresql://user@host/database"):
+        backend_of(url)
+
+
+@pytest.mark.parametrize("dsn", [pytest.param("postgresql://u@h/d", id="url"), pytest.param("host=h dbname=d user=u", id="keywords")])
+def test_a_backend_without_a_url_takes_the_dsn_of_the_environment(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`result_backend = "journal"` with CELERY_JOURNAL_DSN keeps the address out of the code."""
+    monkeypatch.setenv("CELERY_JOURNAL_DSN", dsn)
+
+    assert backend_of("journal").location == dsn
+
+
+@pytest.mark.parametrize(
+    "url", [pytest.param("journal+embedded://", id="none"), pytest.param("journal+embedded://var/journal", id="relative")]
+)
+def test_an_embedded_journal_needs_an_absolute_path(url: str) -> None:
+    """A relative directory would be another one for each working directory."""
+    with pytest.raises(ImproperlyConfigured, match="needs an absolute path; write journal\\+embedded:///path"):
+        backend_of(url)
+
+
+def test_an_embedded_journal_is_its_directory() -> None:
+    """The path may hold what URLs escape."""
+    backend = backend_of("journal+embedded:///var/my%20journal")
+
+    assert backend.location == Path("/var/my journal")
+    assert backend.as_uri() == "journal+embedded:///var/my journal"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("postgresql://user@one:5433,two:5434/db?target_session_attrs=read-write&application_name=x", id="several hosts"),
+        pytest.param("postgresql:///db?host=/run/postgresql&sslmode=disable", id="socket"),
+        pytest.param("postgresql://us%40er:p%2Fw@host/d%20b?options=-c%20statement_timeout%3D5s", id="escapes"),
+    ],
+)
+def test_what_libpq_knows_comes_through(url: str) -> None:
+    """Every form of a PostgreSQL URL is handed on as it is."""
+    assert locate(url) == url
+    assert backend_of(f"journal+{url}").location == url
+    psycopg.conninfo.conninfo_to_dict(url)
+
+
+def test_the_journal_scheme_alone_is_postgresql() -> None:
+    """`journal://host/db` is short for `journal+postgresql://host/db`."""
+    assert locate("journal://u@host/db") == "postgresql://u@host/db"
+
+
+def test_the_parameters_of_the_url_reach_the_server(dsn: str, make_app: Callable[..., Celery]) -> None:
+    """The name given in the URL is what pg_stat_activity shows, in place of ours."""
+    app = make_app(url_of(dsn, application_name="mine", sslmode="disable", options="-c statement_timeout=54321"))
+
+    app.backend.get_task_meta("nobody")
+
+    seen = app.backend.database.run(
+        lambda connection: connection.execute("select current_setting('application_name'), current_setting('statement_timeout')").fetchone()
+    )
+    assert seen == ("mine", "54321ms")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param(f"journal+postgresql://me:{SECRET}@host:5433/db", id="before the host"),
+        pytest.param(f"journal+postgresql://me@host:5433/db?password={SECRET}", id="as a parameter"),
+        pytest.param(f"journal+postgresql://me:{SECRET}@host:5433/db?sslpassword={SECRET}", id="of the certificate"),
+        pytest.param(f"journal://me:{SECRET}@host:5433/db", id="short scheme"),
+    ],
+)
+def test_no_password_is_shown(url: str) -> None:
+    """`celery report`, the worker's banner and every repr leave the password out."""
+    app = new_app(url)
+
+    shown = [app.backend.as_uri(), repr(app.backend), repr(app.AsyncResult("a")), str(app.backend.database), repr(app.backend.journal)]
+
+    assert not [text for text in shown if SECRET in text]
+    assert app.backend.as_uri() == "journal+postgresql://me@host:5433/db"
+
+
+def test_the_password_is_shown_on_request() -> None:
+    """as_uri(include_password=True) is what a worker is configured with."""
+    url = f"journal+postgresql://me:{SECRET}@host:5433/db"
+
+    assert new_app(url).backend.as_uri(include_password=True) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param(f"postgresql://me:{SECRET}@127.0.0.1:1/db", id="unreachable"),
+        pytest.param(f"postgresql://me@127.0.0.1:1/db?password={SECRET}", id="unreachable, as a parameter"),
+        pytest.param(f"postgresql://me:{SECRET}@127.0.0.1:port/db", id="no port"),
+        pytest.param(f"postgresql://me:{SECRET}@127.0.0.1/db?unheard_of={SECRET}", id="no such parameter"),
+    ],
+)
+def test_no_error_shows_the_password(url: str) -> None:
+    """What goes to logs and to error trackers has no secret in it, the cause included."""
+    backend = backend_of(f"journal+{url}", retry_budget=0, connect_timeout=1)
+
+    with pytest.raises((JournalUnavailable, ImproperlyConfigured)) as failed:
+        backend.get_task_meta("a")
+
+    assert SECRET not in "".join(texts(failed.value))
+
+
+def texts(error: BaseException | None) -> list[str]:
+    return [] if error is None else [f"{error!s}{error!r}", *texts(error.__cause__)]
+
+
+def test_an_option_that_is_no_secret_is_named_in_its_error() -> None:
+    """Options.read() says what is wrong in one sentence."""
+    with pytest.raises(InvalidOption) as refused:
+        Options.read({"pool_size": 0})
+
+    assert "\n" not in str(refused.value)

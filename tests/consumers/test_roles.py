@@ -1,0 +1,125 @@
+"""The roles of sql/roles.sql: the writer runs the whole backend, and cannot change history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from celery import Celery
+from celery.app.task import Context
+from psycopg.conninfo import make_conninfo
+
+from celery_journal import sql
+from celery_journal.consumers.backend import JournalBackend
+from celery_journal.journal import Connection
+from celery_journal.projections import rebuild, verify
+
+ROLES = ("celery_journal_owner", "celery_journal_writer", "celery_journal_reader")
+
+
+@pytest.fixture
+def roles(database: str, dsn: str) -> Iterator[str]:
+    """The DSN of a journal that has the roles, with the logins app_writer and app_reader as members."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        (superuser,) = connection.execute(b"select current_user").fetchone() or ("",)
+        connection.execute(sql.load("roles.sql").encode())
+        connection.execute(b"create role app_writer login in role celery_journal_writer")
+        connection.execute(b"create role app_reader login in role celery_journal_reader")
+        try:
+            yield dsn
+        finally:
+            for role in ("app_writer", "app_reader", *ROLES):
+                connection.execute(f'reassign owned by {role} to "{superuser}"; drop owned by {role}; drop role {role}'.encode())
+
+
+@pytest.fixture
+def writer(roles: str) -> Iterator[Connection]:
+    """A connection of the writer."""
+    with psycopg.connect(make_conninfo(roles, user="app_writer"), autocommit=True) as connection:
+        yield connection
+
+
+def backend_of(dsn: str) -> JournalBackend:
+    """Return a backend that logs in as the writer."""
+    app = Celery("roles", set_as_current=False, broker="memory://")
+    app.conf.result_expires = 3600
+    return JournalBackend(app, url="journal+" + make_conninfo(dsn, user="app_writer"))
+
+
+def test_the_writer_runs_the_whole_backend(roles: str) -> None:
+    """Every call of the backend works for a login that is only a member of the writer role."""
+    backend = backend_of(roles)
+    app = backend.app
+    body = app.signature("body", options={"task_id": "body"})
+    request = Context(id="member", group="chord", group_index=0, chord=dict(body), task="add")
+    group = app.GroupResult("group", [app.AsyncResult("member")])
+
+    backend.store_result("member", {"pid": 1}, "STARTED", request=request)
+    backend.apply_chord(("chord", [app.AsyncResult("member")]), body)
+    backend.set_chord_size("chord", 1)
+    backend.mark_as_done("member", 42, request=request)
+    backend.save_group("group", group)
+
+    assert backend.get_result("member") == 42
+    assert backend.restore_group("group").id == "group"
+    assert backend.sweep_chords() == []
+    backend.delete_group("group")
+    backend.forget("member")
+    backend.cleanup()
+    assert backend.get_state("member") == "PENDING"
+    with psycopg.connect(roles, autocommit=True) as connection:
+        assert connection.execute(b"select state, body_task_id from celery_journal.chord_counter").fetchall() == [("unlocked", "body")]
+        assert verify(connection).differences == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param(b"update celery_journal.event set name = 'x'", id="update the log"),
+        pytest.param(b"delete from celery_journal.event", id="delete from the log"),
+        pytest.param(b"truncate celery_journal.event", id="truncate the log"),
+        pytest.param(b"set celery_journal.maintenance = 'on'; delete from celery_journal.event", id="delete under the maintenance setting"),
+        pytest.param(b"delete from celery_journal.event_default", id="delete from a partition"),
+        pytest.param(b"drop table celery_journal.event_default", id="drop a partition"),
+        pytest.param(b"alter table celery_journal.event disable trigger all", id="disable the triggers"),
+        pytest.param(b"update celery_journal.task_result_row set status = 'SUCCESS'", id="update a view's table"),
+        pytest.param(b"delete from celery_journal.chord_part_row", id="delete a chord's parts"),
+        pytest.param(b"update celery_journal.task_result set status = 'SUCCESS'", id="update through a view"),
+    ],
+)
+def test_the_writer_cannot_change_history(roles: str, writer: Connection, statement: bytes) -> None:
+    """Neither the log nor the views: the database refuses for want of the privilege."""
+    backend_of(roles).store_result("task", 1, "SUCCESS")
+
+    with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
+        writer.execute(statement)
+
+    assert writer.execute(b"select count(*), min(status) from celery_journal.task_result").fetchone() == (1, "SUCCESS")
+
+
+def test_the_reader_reads_and_does_nothing_else(roles: str) -> None:
+    """The reader sees the log and the views, and cannot append."""
+    backend_of(roles).store_result("task", 1, "SUCCESS")
+
+    with psycopg.connect(make_conninfo(roles, user="app_reader"), autocommit=True) as reader:
+        assert reader.execute(b"select status, result_json from celery_journal.task_result").fetchall() == [("SUCCESS", 1)]
+        assert reader.execute(b"select count(*) from celery_journal.event").fetchone() == (1,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute(b"insert into celery_journal.event (event_id, stream, kind, occurred_at) values (gen_random_uuid(), 's', 'k', now())")
+
+
+def test_a_rebuild_by_a_superuser_leaves_the_tables_to_their_owner(roles: str) -> None:
+    """After a rebuild the writer still runs the backend, because owners and grants are as before."""
+    backend = backend_of(roles)
+    backend.store_result("task", 1, "SUCCESS")
+    with psycopg.connect(roles, autocommit=True) as connection:
+        rebuild(connection)
+        owners = connection.execute(
+            b"select distinct pg_get_userbyid(relowner) from pg_class where relnamespace = 'celery_journal'::regnamespace and relkind in ('r', 'p', 'v')"
+        ).fetchall()
+
+    backend.store_result("task", 2, "STARTED")
+
+    assert owners == [("celery_journal_owner",)]
+    assert backend.get_result("task") == 1

@@ -1,0 +1,264 @@
+"""The log is append-only, and it is the database that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from celery_journal import sql
+from celery_journal.journal import Connection, Emitter, Journal, Subscription
+from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event, GroupSaved, TaskSent, TaskSucceeded
+
+ROLES = ("celery_journal_owner", "celery_journal_writer", "celery_journal_reader")
+
+CHANGES = [
+    pytest.param("update {} set name = 'mul'", id="update"),
+    pytest.param("update {} set name = 'mul' where false", id="update of nothing"),
+    pytest.param("delete from {}", id="delete"),
+    pytest.param("truncate {}", id="truncate"),
+    pytest.param(
+        "insert into {} (event_id, stream, kind, occurred_at) select event_id, stream, kind, occurred_at from celery_journal.event "
+        "on conflict (event_id, stream) do update set name = 'mul'",
+        id="upsert",
+    ),
+    pytest.param("merge into {} e using (values (1)) v on true when matched then update set name = 'mul'", id="merge"),
+]
+PLACES = [pytest.param("parent", id="parent"), pytest.param("partition", id="partition"), pytest.param("default", id="default partition")]
+
+
+@pytest.fixture
+def recorded(connection: Connection, journal: Journal, emitter: Emitter) -> list[Event]:
+    """An event of this week and one of a clock that is years off."""
+    events: list[Event] = [emitter.emit(TaskSent, "task-1", name="add")]
+    events.append(emitter.emit(TaskSent, "task-2", name="add", occurred_at=events[0].occurred_at.replace(year=2199, day=1)))
+    journal.append(connection, *events)
+    return events
+
+
+def table(connection: Connection, place: str) -> str:
+    """Return the name of the table that stands for the log at that place, which has an event."""
+    stream = {"parent": "task-1", "partition": "task-1", "default": "task-2"}[place]
+    (name,) = connection.execute("select tableoid::regclass::text from celery_journal.event where stream = %s", (stream,)).fetchone() or (
+        "",
+    )
+    assert (name == "celery_journal.event_default") == (place == "default")
+    return "celery_journal.event" if place == "parent" else str(name)
+
+
+def everything(connection: Connection) -> list[tuple[object, ...]]:
+    return connection.execute("select * from celery_journal.event order by stream").fetchall()
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_log_is_refused(change: str, place: str, connection: Connection) -> None:
+    """Not even a superuser changes a fact, through whatever table it is reached."""
+    statement, before = change.format(table(connection, place)), everything(connection)
+
+    with pytest.raises(psycopg.errors.RestrictViolation):
+        connection.execute(statement.encode())
+
+    assert everything(connection) == before
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("value", ["off", "", "true", "ON"])
+def test_only_the_right_setting_is_maintenance(value: str, connection: Connection) -> None:
+    """The way to maintain the log is narrow."""
+    with pytest.raises(psycopg.errors.RestrictViolation), connection.transaction():
+        connection.execute("select set_config('celery_journal.maintenance', %s, true)", (value,))
+        connection.execute("delete from celery_journal.event")
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_owner_may_maintain_the_log(change: str, place: str, connection: Connection) -> None:
+    """With the setting, for one transaction, retention and erasure can do their work."""
+    statement, before = change.format(table(connection, place)), everything(connection)
+
+    with connection.transaction():
+        connection.execute("set local celery_journal.maintenance = 'on'")
+        connection.execute(statement.encode())
+        after = everything(connection)
+
+    assert (after == before) == ("where false" in change)
+    with pytest.raises(psycopg.errors.RestrictViolation):
+        connection.execute(b"delete from celery_journal.event")
+
+
+# The roles
+
+
+@pytest.fixture
+def roles(connection: Connection, journal: Journal, emitter: Emitter) -> Iterator[str]:
+    """The DSN of a journal with events, and with the roles, of which immutable_* are members that may log in."""
+    journal.append(
+        connection,
+        emitter.emit(TaskSucceeded, "task-1", name="add", result=b"1"),
+        emitter.emit(TaskSucceeded, "task-2", name="add", occurred_at=emitter.emit(TaskSent, "x").occurred_at.replace(year=2199, day=1)),
+        emitter.emit(GroupSaved, "group-1", members=("task-1",)),
+        emitter.emit(ChordStarted, "group-1", size=2),
+        emitter.emit(ChordPartReturned, "group-1", task_id="task-1", state="SUCCESS"),
+    )
+    (superuser,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
+    connection.execute(sql.load("roles.sql").encode())
+    for kind in ("owner", "writer", "reader"):
+        connection.execute(f"create role immutable_{kind} login in role celery_journal_{kind}".encode())
+    yield connection.info.dsn
+    for role in ("immutable_owner", "immutable_writer", "immutable_reader", *ROLES):
+        connection.execute(f"reassign owned by {role} to {superuser}; drop owned by {role}".encode())
+        with suppress(psycopg.errors.DependentObjectsStillExist):  # another database of this server has them too
+            connection.execute(f"drop role {role}".encode())
+
+
+@pytest.fixture
+def writer(roles: str) -> Iterator[Connection]:
+    with psycopg.connect(make_conninfo(roles, user="immutable_writer"), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def reader(roles: str) -> Iterator[Connection]:
+    with psycopg.connect(make_conninfo(roles, user="immutable_reader"), autocommit=True) as connection:
+        yield connection
+
+
+def relations(connection: Connection, kinds: str) -> list[str]:
+    query = b"select oid::regclass::text from pg_class where relnamespace = 'celery_journal'::regnamespace and relkind = any(%s) order by 1"
+    return [name for (name,) in connection.execute(query, (list(kinds),))]
+
+
+def test_the_writer_appends_and_reads(writer: Connection, journal: Journal, emitter: Emitter) -> None:
+    """All that a result backend does to the log and to the views, it may."""
+    event = emitter.emit(TaskSucceeded, "task-3", result=b"3")
+
+    journal.append(writer, event)
+    journal.append(writer, event, emitter.emit(TaskSucceeded, "task-4"))
+
+    assert [recorded.event for recorded in journal.read_stream(writer, "task-3")] == [event]
+    assert writer.execute("select result from celery_journal.task_result where task_id = 'task-3'").fetchall() == [(b"3",)]
+
+
+def test_the_writer_subscribes(writer: Connection, journal: Journal) -> None:
+    """A checkpoint is the writer's to move."""
+    Subscription(journal, "audit").catch_up(writer, lambda *_: None, limit=2)
+
+    assert writer.execute("select name from celery_journal.subscription").fetchall() in ([], [("audit",)])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("maintenance", [pytest.param(False, id="plainly"), pytest.param(True, id="as maintenance")])
+def test_the_writer_changes_nothing(maintenance: bool, place: str, change: str, writer: Connection, connection: Connection) -> None:
+    """Whatever setting it takes on itself: it has no right to."""
+    statement, before = change.format(table(connection, place)), everything(connection)
+
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), writer.transaction():
+        if maintenance:
+            writer.execute("set local celery_journal.maintenance = 'on'")
+        writer.execute(statement.encode())
+
+    assert everything(connection) == before
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("maintenance", [pytest.param(False, id="plainly"), pytest.param(True, id="as maintenance")])
+def test_a_right_granted_by_mistake_changes_nothing(maintenance: bool, change: str, writer: Connection, connection: Connection) -> None:
+    """Who may change tables and does not own the log is refused by the trigger, setting or not."""
+    connection.execute("grant all on celery_journal.event to celery_journal_writer")
+    before = everything(connection)
+
+    with pytest.raises(psycopg.errors.RestrictViolation), writer.transaction():
+        if maintenance:
+            writer.execute("set local celery_journal.maintenance = 'on'")
+        writer.execute(change.format("celery_journal.event").encode())
+
+    assert everything(connection) == before
+
+
+def test_a_member_of_the_owner_may_maintain_the_log(roles: str) -> None:
+    """Maintenance needs no superuser."""
+    with psycopg.connect(make_conninfo(roles, user="immutable_owner"), autocommit=True) as owner:
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            owner.execute(b"delete from celery_journal.event")
+        with owner.transaction():
+            owner.execute("set local celery_journal.maintenance = 'on'")
+            owner.execute(b"delete from celery_journal.event")
+
+        assert everything(owner) == []
+
+
+def test_the_writer_cannot_go_around_the_log(writer: Connection, connection: Connection) -> None:
+    """An insert into a partition, past the fold, is refused; so is every write to a table of a view."""
+    tables = [name for name in relations(connection, "rp") if name not in {"celery_journal.event", "celery_journal.subscription"}]
+    statements = [f"insert into {name} select * from {name}" for name in tables]
+    statements += [f"{change} {name}" for name in tables for change in ("delete from", "truncate")]
+
+    assert len(tables) > 10
+    for statement in statements:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            writer.execute(statement.encode())
+
+
+def test_the_writer_cannot_make_objects(writer: Connection) -> None:
+    """The schema is not its own."""
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        writer.execute("create table celery_journal.mine (mine integer)")
+
+
+@pytest.mark.parametrize("column", ["transaction", "position", "recorded_at"])
+def test_the_writer_does_not_choose_the_place_of_an_event(column: str, writer: Connection) -> None:
+    """Where an event stands in the log, and when it came, is the database's to say."""
+    value = {"transaction": "'3'", "position": "1", "recorded_at": "'2000-01-01'"}[column]
+    statement = f"""
+        insert into celery_journal.event (event_id, stream, kind, occurred_at, {column})
+        values (gen_random_uuid(), 'task-9', 'task-sent', now(), {value})"""
+
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        writer.execute(statement.encode())
+
+
+def test_the_reader_reads_every_view(reader: Connection, connection: Connection, journal: Journal) -> None:
+    """People and dashboards see the log and all that is made of it."""
+    seen = {name: reader.execute(f"select * from {name}".encode()).fetchall() for name in relations(connection, "v")}
+
+    assert set(seen) >= {f"celery_journal.{name}" for name in ("task_result", "group_result", "chord_counter", "chord_part")}
+    assert all(seen.values())
+    assert len(journal.read_stream(reader, "group-1")) == 3
+
+
+def test_the_reader_writes_nothing(reader: Connection, connection: Connection, journal: Journal, emitter: Emitter) -> None:
+    """Not an event, not a checkpoint, nothing else."""
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        journal.append(reader, emitter.emit(TaskSent, "task-9"))
+    for name in relations(connection, "rp"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute(f"insert into {name} select * from {name}".encode())
+
+
+def test_strangers_see_nothing(roles: str, connection: Connection) -> None:
+    """A login without one of the roles does not even get into the schema."""
+    connection.execute("create role immutable_stranger login")
+    try:
+        with (
+            psycopg.connect(make_conninfo(roles, user="immutable_stranger"), autocommit=True) as stranger,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            stranger.execute("select * from celery_journal.event")
+    finally:
+        connection.execute("drop role immutable_stranger")
+
+
+def test_the_roles_can_be_made_again(roles: str, connection: Connection, writer: Connection, journal: Journal, emitter: Emitter) -> None:
+    """Running the script a second time, as after a migration, changes no one's rights."""
+    connection.execute(sql.load("roles.sql").encode())
+
+    assert journal.append(writer, emitter.emit(TaskSent, "task-9")) == 1
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        writer.execute("delete from celery_journal.event")

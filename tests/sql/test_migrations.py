@@ -1,0 +1,280 @@
+"""Bringing a database to the version of this package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from celery_journal.journal import (
+    Connection,
+    Emitter,
+    Journal,
+    SchemaMissing,
+    SchemaOutdated,
+    SchemaTooNew,
+    check_version,
+    migrate,
+    pending_migrations,
+    schema_version,
+    script,
+    wanted_version,
+)
+from celery_journal.journal.events import ChordStarted, GroupSaved, TaskSucceeded
+from tests.conftest import new_database
+from tests.journal.waiting import blocked_backends, wait_until
+
+from .catalog import Catalog, catalog
+
+
+@pytest.fixture
+def bare(empty_database: str) -> Iterator[Connection]:
+    """A connection to a database with nothing in it."""
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def fresh(server: str) -> Catalog:
+    """What a schema consists of that was migrated once."""
+    for dsn in new_database(server):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+            found = catalog(connection)
+    return found
+
+
+def test_a_schema_consists_of_something(fresh: Catalog) -> None:
+    """What the tests here compare is not empty, whatever the version of PostgreSQL."""
+    names = {name for name, *_ in fresh["relations"]}
+
+    assert {"event", "event_default", "task_result_row", "task_result", "subscription", "event_stream"} <= names
+    assert all(fresh[kind] for kind in fresh)
+
+
+def test_migrating_says_what_it_did(bare: Connection) -> None:
+    """The first time every migration is applied, the second time none."""
+    before = [migration.version for migration in pending_migrations(bare)]
+
+    applied = [[migration.version for migration in migrate(bare)] for _ in range(2)]
+
+    assert before == list(range(1, wanted_version() + 1))
+    assert applied == [before, []]
+    assert pending_migrations(bare) == []
+    assert schema_version(bare) == wanted_version()
+
+
+def test_a_schema_that_was_migrated_twice_is_the_same(bare: Connection, fresh: Catalog) -> None:
+    """Migrating what is up to date changes nothing."""
+    migrate(bare)
+    migrate(bare)
+
+    assert catalog(bare) == fresh
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        pytest.param(
+            "create or replace function celery_journal.json_or_null(encoded bytea) returns jsonb language sql as 'select null::jsonb'",
+            id="another function body",
+        ),
+        pytest.param("drop function celery_journal.purge_forgotten()", id="a missing function"),
+        pytest.param("drop view celery_journal.chord_counter", id="a missing view"),
+        pytest.param("drop trigger fold on celery_journal.event", id="no fold"),
+        pytest.param("alter table celery_journal.event disable trigger fold", id="a fold that is switched off"),
+        pytest.param("drop trigger refuse_change on celery_journal.event", id="a log that can be changed"),
+    ],
+)
+def test_migrating_restores_what_was_tampered_with(tampering: str, bare: Connection, fresh: Catalog) -> None:
+    """Functions, triggers and views are those of this package afterwards, whatever they were before."""
+    migrate(bare)
+    bare.execute(tampering.encode())
+    assert catalog(bare) != fresh
+
+    migrate(bare)
+
+    assert catalog(bare) == fresh
+
+
+def test_the_script_makes_the_same_schema(bare: Connection, fresh: Catalog) -> None:
+    """Whoever may not run our program gets the same from psql."""
+    bare.execute(script().encode())
+
+    assert catalog(bare) == fresh
+    check_version(bare)
+
+
+def test_migrating_after_the_script_changes_nothing(bare: Connection, fresh: Catalog) -> None:
+    """The script leaves nothing to do."""
+    bare.execute(script().encode())
+
+    assert migrate(bare) == []
+    assert catalog(bare) == fresh
+
+
+def test_migrating_is_all_or_nothing(bare: Connection) -> None:
+    """When a step fails, the database is as it was."""
+    bare.execute("create schema celery_journal; create table celery_journal.task_result (mine integer)")
+
+    with pytest.raises(psycopg.Error):
+        migrate(bare)
+
+    assert bare.execute("select relname from pg_class where relnamespace = 'celery_journal'::regnamespace").fetchall() == [("task_result",)]
+
+
+def test_migrating_keeps_what_is_recorded(bare: Connection, emitter: Emitter) -> None:
+    """Events and views come through."""
+    migrate(bare)
+    event = emitter.emit(TaskSucceeded, "task-1", result=b"42")
+    Journal().append(bare, event)
+
+    migrate(bare)
+
+    assert [recorded.event for recorded in Journal().read_stream(bare, "task-1")] == [event]
+    assert bare.execute("select result from celery_journal.task_result").fetchall() == [(b"42",)]
+
+
+MIGRATE = """
+import sys
+import psycopg
+from celery_journal.journal import migrate
+
+with psycopg.connect(sys.argv[1], autocommit=True) as connection:
+    print(len(migrate(connection)))
+"""
+
+
+def test_ten_processes_migrate_at_once(empty_database: str, bare: Connection, fresh: Catalog) -> None:
+    """They wait for each other; one does the work, and the others find it done."""
+    with bare.transaction():
+        bare.execute("select pg_advisory_xact_lock(hashtextextended('celery_journal.migrate', 0))")
+        processes = [
+            subprocess.Popen([sys.executable, "-c", MIGRATE, empty_database], stdout=subprocess.PIPE, text=True) for _ in range(10)
+        ]
+        wait_until(lambda: blocked_backends(bare) == 10)
+    answers = [process.communicate(timeout=60)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 10
+    assert sorted(map(int, answers)) == [0] * 9 + [wanted_version()]
+    assert catalog(bare) == fresh
+
+
+# Versions
+
+
+def test_the_version_of_this_package_is_right(bare: Connection) -> None:
+    """A schema that was just migrated is used without a word."""
+    migrate(bare)
+
+    check_version(bare)
+
+
+@pytest.mark.parametrize(
+    "prepare", [pytest.param("select", id="no schema"), pytest.param("create schema celery_journal", id="empty schema")]
+)
+def test_a_missing_schema_says_which_command_makes_it(prepare: str, bare: Connection) -> None:
+    """A database without a journal is told from one with an old one."""
+    bare.execute(prepare.encode())
+
+    with pytest.raises(SchemaMissing) as error:
+        check_version(bare)
+
+    assert schema_version(bare) is None
+    assert "celery-journal migrate" in str(error.value)
+
+
+def test_an_older_schema_says_which_command_updates_it(bare: Connection) -> None:
+    """Both versions are named, and the way on."""
+    migrate(bare)
+    bare.execute("update celery_journal.migration set version = 0")
+
+    with pytest.raises(SchemaOutdated) as error:
+        check_version(bare)
+
+    assert (error.value.found, error.value.wanted) == (0, wanted_version())
+    assert "celery-journal migrate" in str(error.value)
+
+
+def test_a_newer_schema_says_which_command_updates_the_package(bare: Connection) -> None:
+    """Both versions are named, and the way on."""
+    migrate(bare)
+    bare.execute("insert into celery_journal.migration (version, name) values (9999, '9999_future')")
+
+    with pytest.raises(SchemaTooNew) as error:
+        check_version(bare)
+
+    assert (error.value.found, error.value.wanted) == (9999, wanted_version())
+    assert "pip install --upgrade" in str(error.value)
+
+
+def test_an_old_package_does_not_migrate_a_newer_schema(bare: Connection) -> None:
+    """Its functions are not those of the newer schema, so it changes nothing."""
+    migrate(bare)
+    bare.execute("insert into celery_journal.migration (version, name) values (9999, '9999_future')")
+    bare.execute("create or replace function celery_journal.purge_forgotten() returns bigint language sql as 'select 9999::bigint'")
+    before = catalog(bare)
+
+    with pytest.raises(SchemaTooNew):
+        migrate(bare)
+
+    assert catalog(bare) == before
+
+
+# Another name
+
+
+def test_a_schema_of_another_name_works_and_is_all_there_is(bare: Connection, emitter: Emitter) -> None:
+    """Append, read and view work there, and nothing of the default name is left in the database."""
+    migrate(bare, "audit_trail")
+    check_version(bare, "audit_trail")
+    journal = Journal(schema="audit_trail")
+    events = (
+        emitter.emit(TaskSucceeded, "task-1", result=b"42"),
+        emitter.emit(GroupSaved, "group-1", members=("task-1",)),
+        emitter.emit(ChordStarted, "group-1", size=1),
+    )
+
+    journal.append(bare, *events)
+
+    wait_until(lambda: len(journal.read_all(bare)) == 3)
+    assert [recorded.event for recorded in journal.read_stream(bare, "task-1")] == [events[0]]
+    assert bare.execute("select result from audit_trail.task_result").fetchall() == [(b"42",)]
+    assert bare.execute("select members from audit_trail.group_result").fetchall() == [(["task-1"],)]
+    assert bare.execute("select size, count from audit_trail.chord_counter").fetchall() == [(1, 1)]
+    assert bare.execute("select to_regnamespace('celery_journal')").fetchone() == (None,)
+    assert "celery_journal" not in repr(catalog(bare, "audit_trail"))
+
+
+def test_a_schema_of_another_name_has_the_same_script(bare: Connection) -> None:
+    """What `migrate` makes is what the script makes, under that name too."""
+    bare.execute(script("audit_trail").encode())
+
+    made = catalog(bare, "audit_trail")
+    bare.execute("drop schema audit_trail cascade")
+    migrate(bare, "audit_trail")
+    assert catalog(bare, "audit_trail") == made
+
+
+def test_two_schemas_in_one_database_do_not_disturb_each_other(bare: Connection, emitter: Emitter) -> None:
+    """Each has its own log and its own views."""
+    migrate(bare)
+    migrate(bare, "audit_trail")
+
+    Journal().append(bare, emitter.emit(TaskSucceeded, "task-1"))
+    Journal(schema="audit_trail").append(bare, emitter.emit(TaskSucceeded, "task-2"))
+
+    assert bare.execute("select task_id from celery_journal.task_result").fetchall() == [("task-1",)]
+    assert bare.execute("select task_id from audit_trail.task_result").fetchall() == [("task-2",)]
+
+
+def test_a_bad_schema_name_changes_nothing(bare: Connection) -> None:
+    """It is refused before anything is sent."""
+    with pytest.raises(ValueError, match="not usable"):
+        migrate(bare, "Audit-Trail")
+
+    assert bare.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert bare.execute("select count(*) from pg_namespace where nspname ilike 'audit%'").fetchone() == (0,)

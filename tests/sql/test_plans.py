@@ -1,0 +1,125 @@
+"""Each hot query uses the index that was made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg
+import pytest
+
+from celery_journal import sql
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event, GroupSaved, TaskSent, TaskSucceeded
+from tests.conftest import empty
+
+TASKS = 3000
+
+
+@pytest.fixture(scope="module")
+def full(database: str) -> Iterator[Connection]:
+    """A journal of a few thousand events, whose statistics are up to date."""
+    emitter, journal = Emitter(), Journal()
+    events: list[Event] = [emitter.emit(kind, f"task-{n}") for n in range(TASKS) for kind in (TaskSent, TaskSucceeded)]
+    for n in range(300):
+        events += [emitter.emit(GroupSaved, f"group-{n}", members=(f"task-{n}",)), emitter.emit(ChordStarted, f"group-{n}", size=10)]
+        events += [emitter.emit(ChordPartReturned, f"group-{n}", task_id=f"task-{m}", state="SUCCESS") for m in range(5)]
+    with psycopg.connect(database, autocommit=True) as connection:
+        empty(connection)
+        journal.append(connection, *events)
+        connection.execute("analyze")
+        yield connection
+        empty(connection)
+
+
+def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def ways(connection: Connection, query: bytes, parameters: Mapping[str, object]) -> set[tuple[str, str]]:
+    """Return how each table with events is read: the node, and the index, that of the whole log where it is one of a partition."""
+    ((explained,),) = connection.execute(b"explain (format json, analyze) " + query, parameters).fetchall()
+    return {
+        (node["Node Type"], index_of_the_log(connection, node["Index Name"]) if "Index Name" in node else node["Relation Name"])
+        for node in nodes(explained[0]["Plan"])
+        if node["Node Type"] != "Bitmap Heap Scan"
+        and ("Index Name" in node or ("Relation Name" in node and node["Actual Loops"] and holds_rows(connection, node["Relation Name"])))
+    }
+
+
+def index_of_the_log(connection: Connection, name: str) -> str:
+    query = b"select inhparent::regclass::text from pg_inherits where inhrelid = to_regclass('celery_journal.' || quote_ident(%s))"
+    (parent,) = connection.execute(query, (name,)).fetchone() or (name,)
+    return str(parent).removeprefix("celery_journal.")
+
+
+def holds_rows(connection: Connection, table: str) -> bool:
+    return connection.execute(f"select exists (select from celery_journal.{table})".encode()).fetchone() == (True,)
+
+
+def test_a_plan_without_an_index_would_be_noticed(full: Connection) -> None:
+    """A query that has no index reads the whole table, and the tests here see it."""
+    found = ways(full, b"select * from celery_journal.event where name = %(name)s", {"name": "add"})
+
+    assert any(node == "Seq Scan" for node, _ in found)
+
+
+def test_a_stream_is_read_by_its_index(full: Connection) -> None:
+    """The history of one task does not cost a look at the others."""
+    found = ways(full, sql.query("journal.sql", "read stream"), {"stream": "task-7"})
+
+    assert found
+    assert {index for _, index in found} == {"event_stream"}
+
+
+@pytest.mark.parametrize("after", ["beginning", "middle", "end"])
+def test_the_log_is_read_by_its_order(after: str, full: Connection) -> None:
+    """A page of the log costs a page, wherever it begins, and is not sorted."""
+    (middle, end) = full.execute("select max(position) / 2, max(position) from celery_journal.event").fetchone() or (0, 0)
+    (transaction,) = full.execute("select min(transaction)::text::bigint from celery_journal.event").fetchone() or (0,)
+    place = {"beginning": (0, 0), "middle": (transaction, middle), "end": (transaction + 100, end)}[after]
+    parameters = {"transaction": place[0], "position": place[1], "limit": 50}
+
+    found = ways(full, sql.query("journal.sql", "read all"), parameters)
+    ((explained,),) = full.execute(b"explain (format json) " + sql.query("journal.sql", "read all"), parameters).fetchall()
+
+    assert found
+    assert found == {("Index Scan", "event_order")}
+    assert not [node for node in nodes(explained[0]["Plan"]) if "Sort" in node["Node Type"]]
+
+
+def test_what_is_recorded_under_an_id_is_found_by_the_primary_key(full: Connection) -> None:
+    """Looking whether a fact is the same costs as much as the fact, in one partition."""
+    (event_id,) = full.execute("select event_id from celery_journal.event where stream = 'task-7' limit 1").fetchone() or (None,)
+
+    found = ways(full, sql.query("journal.sql", "recorded"), {"event_ids": [event_id]})
+
+    assert {index for _, index in found} == {"event_pkey"}
+
+
+@pytest.mark.parametrize(
+    ("view", "key", "indexes"),
+    [
+        pytest.param("task_result", "task-7", {"task_result_row_pkey"}, id="task"),
+        pytest.param("group_result", "group-7", {"group_result_row_pkey", "task_result_row_pkey"}, id="group"),
+        pytest.param("chord_counter", "group-7", {"chord_counter_row_pkey", "chord_part_row_pkey"}, id="chord"),
+    ],
+)
+@pytest.mark.parametrize("many", [pytest.param(False, id="one"), pytest.param(True, id="several")])
+def test_a_view_is_read_by_its_primary_key(many: bool, view: str, key: str, indexes: set[str], full: Connection) -> None:
+    """The current state of a task, a group or a chord costs the same however many there are."""
+    keys = [key, f"{key}1", f"{key}2"] if many else [key]
+
+    found = ways(full, sql.query("views.sql", view), {"keys": keys})
+
+    assert {index for _, index in found} == indexes
+
+
+def test_the_parts_of_a_chord_are_read_by_their_primary_key(full: Connection) -> None:
+    """The results for a chord's body cost as much as the chord is wide."""
+    found = ways(full, sql.query("views.sql", "parts"), {"group_id": "group-7"})
+
+    assert {index for _, index in found} >= {"chord_part_row_pkey"}
+    assert not [node for node, _ in found if node == "Seq Scan"]
