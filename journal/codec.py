@@ -37,8 +37,9 @@ TEXT_COLUMNS = (
     "traceback",
 )
 BINARY_COLUMNS = ("args", "kwargs", "result", "meta")
-OTHER_COLUMNS = ("event_id", "occurred_at", "attempt", "schema_version", "pid", "group_index", "size", "members")
-COLUMNS = (*OTHER_COLUMNS, *TEXT_COLUMNS, *BINARY_COLUMNS, "body")
+INTEGER_COLUMNS = ("pid", "group_index", "size")
+NULLABLE_COLUMNS = (*INTEGER_COLUMNS, "members", *TEXT_COLUMNS, *BINARY_COLUMNS)
+COLUMNS = ("event_id", "occurred_at", "attempt", "schema_version", *NULLABLE_COLUMNS, "body")
 
 DEFAULT_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 
@@ -81,23 +82,13 @@ def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> 
     exact: dict[str, Any] = {name: None for name, value in unknown.items() if value is None and name in row}
     if _EXACT in fields:  # somebody's own field of that name
         exact[_EXACT] = fields.pop(_EXACT)
-    for column in TEXT_COLUMNS:
-        if (value := fields.pop(column, None)) is not None:
-            _put_text(column, value, row, exact)
-    for column in BINARY_COLUMNS:
-        if (value := fields.pop(column, None)) is not None:
-            _put(column, value, isinstance(value, bytes), row, exact)
     for column in ("event_id", "occurred_at", "attempt", "schema_version"):
         row[column] = fields.pop(column)
-    for column in ("pid", "group_index", "size"):
+    for column in NULLABLE_COLUMNS:
         if (value := fields.pop(column, None)) is not None:
-            fits = isinstance(value, int) and not isinstance(value, bool) and value in _INT32 and (column != "size" or value >= 0)
-            _put(column, value, fits, row, exact)
-    if (members := fields.pop("members", None)) is not None:
-        fits = isinstance(members, tuple) and all(isinstance(member, str) for member in members)
-        row["members"] = [escape(member) for member in members] if fits else None
-        if not fits or any(escape(member) != member for member in members):
-            exact["members"] = members
+            row[column] = held = _held(column, value)
+            if held != (list(value) if isinstance(value, tuple) else value):
+                exact[column] = value
     if exact:
         fields[_EXACT] = exact
     if fields:
@@ -186,7 +177,7 @@ def _in_utc(moment: datetime) -> object:
 def _repr(value: object) -> str:
     try:
         return repr(value)
-    except Exception:
+    except Exception:  # noqa: BLE001  a __repr__ may raise anything
         return f"<unrepresentable {type(value).__name__}>"
 
 
@@ -194,17 +185,18 @@ def _from_extension(code: int, data: bytes) -> object:
     return int(data, 16) if code == _BIG_INTEGER else msgpack.ExtType(code, data)
 
 
-def _put_text(column: str, value: object, row: Row, exact: dict[str, Any]) -> None:
-    if isinstance(value, str):
-        row[column] = escape(value)
-        if row[column] != value:
-            exact[column] = value
-    else:
-        exact[column] = value
-
-
-def _put(column: str, value: object, fits: bool, row: Row, exact: dict[str, Any]) -> None:
-    if fits:
-        row[column] = value
-    else:
-        exact[column] = value
+def _held(column: str, value: object) -> object:
+    """Return what the column can hold of the value: escaped text, or nothing where the type is another."""
+    match value:
+        case str() if column in TEXT_COLUMNS:
+            return escape(value)
+        case bytes() if column in BINARY_COLUMNS:
+            return value
+        case bool():
+            return None
+        case int() if column in INTEGER_COLUMNS:
+            return value if value in _INT32 and (column != "size" or value >= 0) else None
+        case tuple() if column == "members" and all(isinstance(member, str) for member in value):
+            return [escape(member) for member in value]
+        case _:
+            return None

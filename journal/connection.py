@@ -11,6 +11,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from celery_journal import sql
+
 from .errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, DsnUnreadable, LoginRefused
 
 Connection = psycopg.Connection[Any]
@@ -50,7 +52,7 @@ def complete(dsn: str, timeout: float = CONNECT_TIMEOUT) -> str:
     """Return the DSN with our defaults for what it leaves open."""
     given = conninfo_to_dict(dsn)
     defaults: dict[str, Any] = {"connect_timeout": max(2, round(timeout)), "application_name": APPLICATION_NAME}
-    return make_conninfo(**{**defaults, **given})
+    return make_conninfo(dsn, **{name: value for name, value in defaults.items() if name not in given})
 
 
 def explain(dsn: str, exc: psycopg.OperationalError) -> DatabaseError:
@@ -59,10 +61,10 @@ def explain(dsn: str, exc: psycopg.OperationalError) -> DatabaseError:
     pgconn = exc.pgconn
     if pgconn is not None and (pgconn.needs_password or pgconn.used_password):
         return LoginRefused(f"PostgreSQL at {where} refuses the user or the password; correct the URL or PGPASSWORD")
-    name = conninfo_to_dict(dsn).get("dbname")
+    name = pgconn.db.decode() if pgconn is not None else conninfo_to_dict(dsn).get("dbname")
     for neighbour in ("postgres", "template1"):
         with suppress(psycopg.Error), psycopg.connect(make_conninfo(dsn, dbname=neighbour, connect_timeout=2)) as connection:
-            if connection.execute("select 1 from pg_catalog.pg_database where datname = %s", (name,)).fetchone() is None:
+            if connection.execute(sql.query("schema.sql", "database"), {"name": name}).fetchone() is None:
                 return DatabaseMissing(f"PostgreSQL at {where} has no database of that name; run: createdb {name}")
     if _answers(dsn):
         return LoginRefused(f"PostgreSQL at {where} refuses the connection; see its log, and pg_hba.conf for this user and database")
@@ -71,7 +73,7 @@ def explain(dsn: str, exc: psycopg.OperationalError) -> DatabaseError:
 
 def _answers(dsn: str) -> bool:
     parts = {key: value for key, value in conninfo_to_dict(dsn).items() if key in {"host", "hostaddr", "port"}}
-    parameters = make_conninfo(**{**parts, "connect_timeout": 2}).encode()
+    parameters = make_conninfo("", **parts, connect_timeout=2).encode()
     return psycopg.pq.PGconn.ping(parameters) == psycopg.pq.Ping.OK
 
 
@@ -93,7 +95,9 @@ class Connections:
             connection = pool.getconn(self.timeout)
         except PoolTimeout as exc:
             connect(self.dsn, self.timeout).close()  # says what is wrong, if it is not only that all are in use
-            raise DatabaseUnreachable(f"no connection to {redact(self.dsn)} became free within {self.timeout:g} s; raise pool_size") from exc
+            raise DatabaseUnreachable(
+                f"no connection to {redact(self.dsn)} became free within {self.timeout:g} s; raise pool_size"
+            ) from exc
         try:
             yield connection
         finally:

@@ -82,9 +82,7 @@ class Journal:
             cursor.execute(self._query("recorded"), {"event_ids": [row["event_id"] for row in rows]})
             recorded = {(row["event_id"], row["stream"]): row for row in cursor}
         differing = [
-            row["event_id"]
-            for row in rows
-            if any(recorded[row["event_id"], row["stream"]][column] != row[column] for column in COLUMNS)
+            row["event_id"] for row in rows if any(recorded[row["event_id"], row["stream"]][column] != row[column] for column in COLUMNS)
         ]
         if differing:
             raise EventConflict(differing)
@@ -108,7 +106,6 @@ class Journal:
 
     def _query(self, name: str) -> bytes:
         return sql.query("journal.sql", name, self.schema)
-
 
 
 def _array_literals(arrays: Sequence[list[str] | None]) -> list[str | None]:

@@ -105,9 +105,7 @@ def _swap(connection: Connection, live: Projection, new: Projection, schema: str
     after = []
     for table in live.table_names:
         old_name = f"{table}__old"
-        statements.append(
-            statement("rename", schema, live=live.table(table), new=new.table(table), old_name=old_name, live_name=table)
-        )
+        statements.append(statement("rename", schema, live=live.table(table), new=new.table(table), old_name=old_name, live_name=table))
         after.append(statement("drop", schema, new=f"{schema}.{old_name}"))
         for name, wanted in _index_names(connection, schema, new.table(table), live.table(table)):
             after.append(statement("rename index", schema, name=name, wanted=wanted))

@@ -1,5 +1,8 @@
 -- What the migrations ask the database.
 
+-- name: database
+select datname from pg_catalog.pg_database where datname = %(name)s
+
 -- name: lock
 -- Migrators wait for each other; the lock ends with the transaction.
 select pg_advisory_xact_lock(hashtextextended('celery_journal.migrate', 0))

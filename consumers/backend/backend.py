@@ -8,32 +8,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import states
-from celery.backends.base import BaseBackend, unpickle_backend
-from celery.exceptions import ImproperlyConfigured, TimeoutError as CeleryTimeoutError
-from celery.result import GroupResult as CeleryGroupResult, result_from_tuple
-from kombu.exceptions import EncodeError
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import GroupResult as CeleryGroupResult
+from celery.result import result_from_tuple
 from kombu.serialization import loads
 from kombu.utils import json
 
 from celery_journal.consumers.expiry import expire
-from celery_journal.consumers.options import InvalidOption, Options, locate
-from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge, redact
 from celery_journal.journal import events as kinds
-from celery_journal.projections import ChordCounter, GroupResult, TaskResult, chord_counter
+from celery_journal.projections import GroupResult, TaskResult, chord_counter
 
-from .chords import Chords
-from .connection import TRANSIENT, Database, JournalUnavailable
-from .request import attempt_of, facts_of
 from . import sweeper  # noqa: F401  connects to the signals of the worker
-
-try:
-    from celery.backends.base import decompress_payload
-except ImportError:  # Celery before 5.7 compresses no results
-
-    def decompress_payload(payload: Any) -> Any:
-        """Return the payload as it is."""
-        return payload
-
+from .chords import Chords
+from .request import attempt_of, facts_of
 
 #: The kind of event that each of Celery's states is; any other state is a task-progress.
 KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {
@@ -51,11 +38,7 @@ KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {
 POLL_INTERVAL = 0.02
 
 
-class ResultTooLarge(EncodeError):  # type: ignore[misc]
-    """A result is above max_payload_bytes. Celery makes the task a FAILURE with this error."""
-
-
-class JournalBackend(Chords, BaseBackend):  # type: ignore[misc]
+class JournalBackend(Chords):
     """A result backend that appends every transition to the journal.
 
     One instance serves all threads of a process and survives forks; connections are opened on first use.
@@ -69,40 +52,6 @@ class JournalBackend(Chords, BaseBackend):  # type: ignore[misc]
     #: The models of the rows it reads.
     TaskModel = TaskResult
     GroupModel = GroupResult
-
-    def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
-        super().__init__(app=app, url=url, **kwargs)
-        self.thread_safe = True
-        try:
-            self.options = Options.read(app.conf.get("result_backend_transport_options"))
-            self.location = locate(url)
-        except InvalidOption as exc:
-            raise ImproperlyConfigured(str(exc)) from exc
-        self.journal = Journal(
-            schema=self.options.schema_name,
-            max_payload_bytes=self.options.max_payload_bytes,
-            everything_durable=self.options.durability == "everything",
-        )
-        self.emitter = Emitter()
-        self.database = Database(self.location, self.options)
-
-    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        return unpickle_backend, (type(self), args, {"url": self.url, "serializer": self.serializer, "expires": self.expires, **(kwargs or {})})
-
-    def as_uri(self, include_password: bool = False) -> str:
-        """Return the URL; without the password, unless asked for."""
-        if not isinstance(self.location, str):
-            return f"journal+embedded://{self.location}"
-        if include_password:
-            return f"journal+{self.location}"
-        return f"journal+postgresql://{redact(self.location)}"
-
-    def append(self, *events: kinds.Event) -> None:
-        """Record the events, in one round trip."""
-        try:
-            self.database.run(lambda connection: self.journal.append(connection, *events))
-        except PayloadTooLarge as exc:
-            raise ResultTooLarge(str(exc)) from exc
 
     # Writing
 
@@ -124,26 +73,6 @@ class JournalBackend(Chords, BaseBackend):  # type: ignore[misc]
             fields["traceback"] = None if traceback is None else str(traceback)
         return self.emitter.emit(kind, task_id, attempt=attempt_of(request), **self._encoded(result), **fields)
 
-    def _encoded(self, value: Any) -> dict[str, Any]:
-        """Return the value as Celery's serializer makes it; raise EncodeError if it cannot."""
-        payload = self.encode(value)
-        return {
-            "result": payload.encode() if isinstance(payload, str) else bytes(payload),
-            "content_type": self.content_type,
-            "content_encoding": self.content_encoding,
-        }
-
-    def _decoded(self, row: Any) -> Any:
-        """Return the value of a row's result, whatever serializer it was written with; raise what is not accepted."""
-        if row.result is None:
-            return None
-        return loads(
-            decompress_payload(row.result),
-            content_type=row.content_type,
-            content_encoding=row.content_encoding,
-            accept=self.accept,
-        )
-
     def _forget(self, task_id: Any) -> None:
         self.append(self.emitter.emit(kinds.TaskForgotten, str(task_id)))
 
@@ -158,10 +87,6 @@ class JournalBackend(Chords, BaseBackend):  # type: ignore[misc]
     def _get_task_meta_for(self, task_id: Any) -> dict[str, Any]:
         task_id = str(task_id)
         return self._meta_of(task_id, self._rows(self.TaskModel, [task_id]).get(task_id))
-
-    def _rows(self, model: Any, keys: Iterable[str]) -> dict[str, Any]:
-        rows: dict[str, Any] = self.database.run(lambda connection: model.get_many(connection, keys, self.journal.schema))
-        return rows
 
     def _meta_of(self, task_id: str, row: TaskResult | None) -> dict[str, Any]:
         if row is None:
@@ -211,7 +136,7 @@ class JournalBackend(Chords, BaseBackend):  # type: ignore[misc]
         task_ids: Iterable[Any],
         timeout: float | None = None,
         interval: float | None = None,
-        no_ack: bool = True,
+        no_ack: bool = True,  # noqa: ARG002  Celery hands it to every backend
         on_message: Callable[[dict[str, Any]], object] | None = None,
         on_interval: Callable[[], object] | None = None,
         max_iterations: int | None = None,
@@ -267,12 +192,6 @@ class JournalBackend(Chords, BaseBackend):  # type: ignore[misc]
     def _delete_group(self, group_id: Any) -> None:
         self.append(self.emitter.emit(kinds.GroupDeleted, str(group_id)))
 
-    # Outages
-
-    def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        """Return whether the same call may do next time: after a lost connection, never after an error in the data."""
-        return isinstance(exc, (JournalUnavailable, *TRANSIENT))
-
 
 def _poll_interval(interval: float | None) -> float:
     return POLL_INTERVAL if interval is None else min(interval, POLL_INTERVAL)
@@ -292,5 +211,3 @@ def _make_group_result(group_id: str, sub_tasks: list[Any], app: Any) -> CeleryG
 
 
 chord_counter.make_group_result = _make_group_result
-
-__all__ = ["ChordCounter", "Connection", "JournalBackend", "JournalUnavailable", "ResultTooLarge"]

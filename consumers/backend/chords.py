@@ -16,25 +16,17 @@ from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils import json
 
 from celery_journal import sql
-from celery_journal.consumers.options import Options
-from celery_journal.journal import Emitter, Journal
 from celery_journal.journal import events as kinds
 from celery_journal.projections import ChordCounter, ChordPart, TaskResult
 
-from .connection import Database
+from .base import JournalBase
 from .request import attempt_of
 
 logger = logging.getLogger(__name__)
 
 
-class Chords:
+class Chords(JournalBase):
     """The part of the backend that Celery's chords call. Never `celery.chord_unlock`, which polls."""
-
-    app: Any
-    database: Database
-    emitter: Emitter
-    journal: Journal
-    options: Options
 
     def apply_chord(self, header_result_args: Any, body: Any, **_kwargs: Any) -> None:
         """Record that a chord starts: its header, and the body to send. A header that is known to be empty sends it at once."""
@@ -106,8 +98,8 @@ class Chords:
 
     def _claim_and_send(self, group_id: str) -> bool:
         claim = sql.query("chord.sql", "claim", self.journal.schema)
-        (answer,) = self.database.run(lambda connection: connection.execute(claim, self._claim(group_id, 0)).fetchone())
-        return self._send_if_claimed(group_id, answer, None)
+        answered = self.database.run(lambda connection: connection.execute(claim, self._claim(group_id, 0)).fetchone())
+        return answered is not None and self._send_if_claimed(group_id, answered[0], None)
 
     def _claim(self, group_id: str, parts: int) -> dict[str, Any]:
         return {"chord": group_id, "parts": parts, "claimant": self.emitter.name, "lease": self.options.chord_lease}
@@ -125,7 +117,7 @@ class Chords:
             values = self._values(group_id)
             try:
                 _publish(self.app, body, values)
-            except Exception as exc:  # noqa: BLE001  whatever it is, the body's result has to say so
+            except Exception as exc:
                 raise ChordError(f"Callback error: {exc!r}") from exc
         except ChordError as exc:
             logger.exception("Chord %r raised: %r", group_id, exc)
@@ -212,6 +204,6 @@ def _header(header_result_args: Any) -> tuple[str, list[Any] | None]:
 
 def _publish(app: Any, body: Any, values: list[Any]) -> None:
     if hasattr(app.amqp, "_retry_publish"):  # since Celery 5.7
-        app.amqp._retry_publish(body.delay, values)  # noqa: SLF001
+        app.amqp._retry_publish(body.delay, values)
     else:
         body.delay(values)

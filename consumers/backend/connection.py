@@ -26,7 +26,7 @@ T = TypeVar("T")
 TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
-class JournalUnavailable(BackendError):  # type: ignore[misc]
+class JournalUnavailable(BackendError):
     """The database of the journal cannot be reached at the moment. Nothing was stored, and trying again may help."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 from celery.signals import worker_ready, worker_shutting_down
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Sweeper(threading.Thread):
     """A daemon thread of a worker's main process that sweeps every `sweep_interval` seconds."""
 
-    running: weakref.WeakSet[Sweeper] = weakref.WeakSet()
+    running: ClassVar[weakref.WeakSet[Sweeper]] = weakref.WeakSet()
 
     def __init__(self, backend: Chords) -> None:
         super().__init__(name="celery-journal-sweeper", daemon=True)
@@ -39,14 +39,14 @@ class Sweeper(threading.Thread):
                 logger.exception("the sweep failed, and will be tried again")
 
 
-@worker_ready.connect(weak=False, dispatch_uid="celery-journal-sweeper")  # type: ignore[misc]
+@worker_ready.connect(weak=False, dispatch_uid="celery-journal-sweeper")
 def _start(sender: Any, **_signal: Any) -> None:
     backend = sender.app.backend
     if isinstance(backend, Chords):
         Sweeper(backend).start()
 
 
-@worker_shutting_down.connect(weak=False, dispatch_uid="celery-journal-sweeper")  # type: ignore[misc]
+@worker_shutting_down.connect(weak=False, dispatch_uid="celery-journal-sweeper")
 def _stop(**_signal: Any) -> None:
     for sweeper in list(Sweeper.running):
         sweeper.stop()

@@ -37,9 +37,12 @@ def _check_schema(_ctx: click.Context, _parameter: click.Parameter, value: str) 
         raise click.BadParameter(str(exc)) from exc
 
 
-@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CELERY_JOURNAL"})
+CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CELERY_JOURNAL"}
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings=CONTEXT)
 @click.option("--dsn", help="The database: postgresql://user@host/db, or embedded:///path.  [env: CELERY_JOURNAL_DSN]")
-@click.option("--schema", default=sql.DEFAULT_SCHEMA, show_default=True, callback=_check_schema, help="The PostgreSQL schema of the journal.")
+@click.option("--schema", default=sql.DEFAULT_SCHEMA, show_default=True, callback=_check_schema, help="The schema of the journal.")
 @click.pass_context
 def main(ctx: click.Context, dsn: str | None, schema: str) -> None:
     """The event-sourced result journal for Celery on PostgreSQL.
@@ -82,10 +85,7 @@ def migrate_command(target: Target, dry_run: bool) -> None:
     celery-journal --dsn postgresql://me@localhost/app migrate --dry-run
     """
     with target.connect() as connection:
-        if dry_run:
-            pending = pending_migrations(connection, target.schema)
-        else:
-            pending = migrate(connection, target.schema)
+        pending = pending_migrations(connection, target.schema) if dry_run else migrate(connection, target.schema)
     for migration in pending:
         click.echo(f"{'would apply' if dry_run else 'applied'} {migration.name}")
     if not pending:

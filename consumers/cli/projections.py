@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from celery_journal.journal import check_version
 from celery_journal.projections import PROJECTIONS, rebuild, verify
@@ -36,11 +36,12 @@ def rebuild_command(target: Any, names: tuple[str, ...]) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with target.connect() as connection, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         check_version(connection, target.schema)
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(name: str, folded: int, total: int) -> None:
-            task = tasks.setdefault(name, bars.add_task(name, total=total) if name not in tasks else None)
-            bars.update(task, completed=folded, total=total)
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=folded, total=total)
 
         folded = rebuild(connection, names or PROJECTIONS, target.schema, progress=show)
     for name, events in folded.items():

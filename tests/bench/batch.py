@@ -23,10 +23,11 @@ def run(dsn: str) -> None:
             ratios = []
             for _ in range(REPEATS):
                 first, second = list(lives(emitter, tasks)), list(lives(emitter, tasks))
-                unnest = _rate(len(first), lambda events=first: journal.append(connection, *events))  # type: ignore[misc]
-                copy = _rate(len(second), lambda events=second: _copy(connection, events))  # type: ignore[misc]
+                unnest = _rate(len(first), lambda events=first: journal.append(connection, *events))
+                copy = _rate(len(second), lambda events=second: _copy(connection, events))
                 ratios.append(unnest / copy)
-            print(f"  {tasks * 4:5} events a batch: unnest {unnest:7,.0f} events/s, COPY {copy:7,.0f}, median ratio {statistics.median(ratios):.2f}")
+            median = statistics.median(ratios)
+            print(f"  {tasks * 4:5} events a batch: unnest {unnest:7,.0f} events/s, COPY {copy:7,.0f}, median ratio {median:.2f}")
 
 
 def _rate(events: int, append: object) -> float:
@@ -44,5 +45,6 @@ def _copy(connection: Connection, events: Sequence[Event]) -> None:
                 row = encode(event)
                 copy.write_row([row[column] for column in COLUMNS])
         cursor.execute(
-            f"insert into celery_journal.event ({columns}) select {columns} from incoming on conflict (event_id, stream) do nothing".encode()
+            f"insert into celery_journal.event ({columns}) select {columns} from incoming "
+            "on conflict (event_id, stream) do nothing".encode()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -18,7 +19,7 @@ TRACEBACK = "Traceback (most recent call last):\n" + '  File "/app/billing/tasks
 def life(emitter: Emitter) -> list[Event]:
     """Return the events of a task that is retried once."""
     task_id = str(uuid4())
-    asked = {
+    asked: dict[str, Any] = {
         "name": "billing.tasks.charge",
         "args": b'[{"customer": 4711, "amount": "12.50"}]',
         "kwargs": b'{"currency": "EUR"}',
@@ -28,7 +29,7 @@ def life(emitter: Emitter) -> list[Event]:
         "pid": 4242,
         "request": {"origin": "gen1234@web-1", "correlation_id": task_id, "delivery_info": {"routing_key": "celery", "priority": 0}},
     }
-    json = {"content_type": "application/json", "content_encoding": "utf-8"}
+    json: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
     failure = b'{"exc_type": "ConnectionError", "exc_message": ["refused"], "exc_module": "builtins"}'
     return [
         emitter.emit(TaskStarted, task_id, **asked, **json, result=b'{"pid": 4242, "hostname": "celery@worker-1"}'),

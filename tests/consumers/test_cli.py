@@ -145,7 +145,10 @@ PASSWORD = "hush-hush"
         pytest.param(["--schema", "Bad Name", "migrate"], 2, "lower-case letters", id="bad schema name"),
         pytest.param(["projections", "verify", "nonsense"], 2, "'nonsense' is not one of", id="unknown projection"),
         pytest.param(
-            ["--dsn", f"postgresql://me:{PASSWORD}@127.0.0.1:1/app", "migrate"], 3, "no PostgreSQL answers at me@127.0.0.1:1/app", id="unreachable"
+            ["--dsn", f"postgresql://me:{PASSWORD}@127.0.0.1:1/app", "migrate"],
+            3,
+            "no PostgreSQL answers at me@127.0.0.1:1/app",
+            id="unreachable",
         ),
     ],
 )

@@ -106,7 +106,9 @@ def test_the_reader_reads_and_does_nothing_else(roles: str) -> None:
         assert reader.execute(b"select status, result_json from celery_journal.task_result").fetchall() == [("SUCCESS", 1)]
         assert reader.execute(b"select count(*) from celery_journal.event").fetchone() == (1,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            reader.execute(b"insert into celery_journal.event (event_id, stream, kind, occurred_at) values (gen_random_uuid(), 's', 'k', now())")
+            reader.execute(
+                b"insert into celery_journal.event (event_id, stream, kind, occurred_at) values (gen_random_uuid(), 's', 'k', now())"
+            )
 
 
 def test_a_rebuild_by_a_superuser_leaves_the_tables_to_their_owner(roles: str) -> None:
@@ -116,7 +118,8 @@ def test_a_rebuild_by_a_superuser_leaves_the_tables_to_their_owner(roles: str) -
     with psycopg.connect(roles, autocommit=True) as connection:
         rebuild(connection)
         owners = connection.execute(
-            b"select distinct pg_get_userbyid(relowner) from pg_class where relnamespace = 'celery_journal'::regnamespace and relkind in ('r', 'p', 'v')"
+            b"select distinct pg_get_userbyid(relowner) from pg_class "
+            b"where relnamespace = 'celery_journal'::regnamespace and relkind in ('r', 'p', 'v')"
         ).fetchall()
 
     backend.store_result("task", 2, "STARTED")
