@@ -94,9 +94,9 @@ def _refold_forgotten(connection: Connection, new: Projection, schema: str) -> N
             rows = connection.execute(new.lock_forgotten(), {"after": after, "limit": 1000}).fetchall()
             if not rows:
                 return
-            ids, positions = [row[0] for row in rows], [row[1] for row in rows]
+            ids = [key for (key,) in rows]
             for text in new.refold():
-                connection.execute(text, {"ids": ids, "positions": positions})
+                connection.execute(text, {"ids": ids})
         after = ids[-1]
 
 

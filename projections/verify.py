@@ -105,7 +105,5 @@ def _verify(connection: Connection, name: str, schema: str, differences: list[Di
 
 def _refold_forgotten(connection: Connection, folded: Projection) -> None:
     rows = connection.execute(folded.lock_forgotten(), {"after": "", "limit": None}).fetchall()
-    if rows:
-        parameters = {"ids": [row[0] for row in rows], "positions": [row[1] for row in rows]}
-        for text in folded.refold():
-            connection.execute(text, parameters)
+    for text in folded.refold() if rows else ():
+        connection.execute(text, {"ids": [key for (key,) in rows]})

@@ -12,9 +12,9 @@ PROJECTIONS = ("task_result", "group_result", "chord_counter")
 _PLACEHOLDER = re.compile(r"\{([a-z_ ]+)\}")
 _REGISTER = re.compile(r"case when (\(excluded\.\w+_rank, .+?\) > \(t\..+?\)) then (excluded\.\w+) else t\.\w+ end")
 
-#: The names that the trigger's variables, and a client's parameters, have in the same text.
-_IN_THE_TRIGGER = {"forgotten ids": "forgotten_ids", "forgotten positions": "forgotten_positions"}
-_FROM_A_CLIENT = {"forgotten ids": "%(ids)s::text[]", "forgotten positions": "%(positions)s::bigint[]"}
+#: The name that a variable of the trigger, and a parameter of a client, have in the same text.
+_IN_THE_TRIGGER = {"forgotten ids": "forgotten_ids"}
+_FROM_A_CLIENT = {"forgotten ids": "%(ids)s::text[]"}
 
 
 class Projection:
@@ -30,6 +30,11 @@ class Projection:
         self.key = texts["key"]
         self._has_parts = "parts" in texts
         self._texts = {**queries("fold.sql", schema), **texts, "table": f"{schema}.{self.table_names[0]}"}
+        if self._has_parts:
+            self._texts["refold parts"] = _from(texts["parts"], "{since forgotten}")
+        else:
+            self._texts |= {"part kinds": "", "parts anew": ""}
+        self._texts["clear"] = _clearing(texts["merge"], self.key)
         self._texts["lift one"] = texts["lift"].replace("\n where e.kind in ({kinds})", "")  # the trigger has looked
         self._texts["merge one"] = _of_one_event(texts["merge"])
         self._texts["merge newest"] = _replacing_every_register(self._texts["merge one"])
@@ -56,7 +61,7 @@ class Projection:
         """Return the statements that fold a stretch of the log: those events of which the clause `of_the_log` is true."""
         names = ["parts", "forget", "merge many"] if self._has_parts else ["forget", "merge many"]
         source = f"(select * from {self._schema}.event {of_the_log})"
-        return [re.sub(r"\bfrom new_event\b", f"from {source}", self._text(name)).encode() for name in names]
+        return [_from(self._text(name), source).encode() for name in names]
 
     def lock_forgotten(self) -> bytes:
         """Return the query that locks the next rows that were ever forgotten."""
@@ -64,7 +69,8 @@ class Projection:
 
     def refold(self) -> list[bytes]:
         """Return the statements that fold forgotten streams anew, from what stands after the forgetting."""
-        return [self._text(name, _FROM_A_CLIENT).encode() for name in ("clear", "mark", "refold")]
+        names = ["clear", "refold", *(["clear parts", "refold parts"] if self._has_parts else [])]
+        return [self._text(name, _FROM_A_CLIENT).encode() for name in names]
 
     def _text(self, name: str, names: dict[str, str] | None = None) -> str:
         texts = {**self._texts, **(names or {})}
@@ -73,6 +79,18 @@ class Projection:
             text = filled
         tables = "|".join(self.table_names)
         return re.sub(rf"\b{self._schema}\.({tables})\b", lambda match: self.table(match[1]), text)
+
+
+def _from(text: str, source: str) -> str:
+    """Return the text reading from `source` what it reads from the append's own events."""
+    return re.sub(r"\bfrom new_event\b", lambda _: f"from {source}", text)
+
+
+def _clearing(merge: str, key: str) -> str:
+    """Return the statement that sets every register of forgotten rows back to its default, as if no event had come."""
+    columns = re.findall(r"\w+", merge[merge.index("(") : merge.index(")")])
+    cleared = ", ".join(f"{column} = default" for column in columns if column != key)
+    return f"update {{table}} set {cleared} where {key} = any({{forgotten ids}})"
 
 
 def _of_one_event(merge: str) -> str:

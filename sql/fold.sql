@@ -9,11 +9,10 @@ set enable_nestloop = off  -- the planner cannot know how many rows a batch has,
 set jit = off              -- before PostgreSQL 18 a plan that has to use one all the same looks dear enough to compile
 as $fold$
 declare
-    events              integer;
-    kind                text;
-    forgotten_ids       text[];
-    forgotten_positions bigint[];
-    forgotten           bigint;
+    events        integer;
+    kind          text;
+    forgotten     bigint;
+    forgotten_ids text[] := '{}';
 begin
     select count(*), min(e.kind) into events, kind from new_event e;
 {steps}
@@ -37,29 +36,38 @@ for each statement execute function celery_journal.fold()
         if forgotten is null then
             return null;
         end if;
-        select array[e.stream], array[forgotten] into forgotten_ids, forgotten_positions from new_event e;
+        select array[e.stream] into forgotten_ids from new_event e;
     elsif events > 1 or kind in ({forgetting kinds}) then
         {forget};
         {merge many};
-        select array_agg(t.{key}), array_agg(t.forgotten_position) into forgotten_ids, forgotten_positions
-          from {table} t
-         where t.forgotten_position is not null
-           and t.{key} in (select e.stream from new_event e where e.kind in ({kinds}, {forgetting kinds}));
+        forgotten_ids := array(select t.{key} from {table} t
+                                where t.forgotten_position is not null
+                                  and t.{key} in (select e.stream from new_event e
+                                                   where e.kind in ({kinds}, {forgetting kinds}{part kinds}))
+                                order by t.{key} for update);
     end if;
-    if forgotten_ids is not null then
+    if forgotten_ids <> '{}' then
         {clear};
-        {mark};
-        {refold};
-        forgotten_ids := null;
+        {refold};{parts anew}
     end if;
+    forgotten_ids := '{}';
 
 -- name: parts step
     if events > 1 or kind = 'chord-part-returned' then
         {parts};
         if events = 1 then
-            return null;
+            forgotten_ids := array(select t.{key} from {table} t
+                                    where t.forgotten_position is not null and t.{key} = (select e.stream from new_event e)
+                                    for update);
+            if forgotten_ids = '{}' then
+                return null;
+            end if;
         end if;
     end if;
+
+-- name: parts anew
+        {clear parts};
+        {refold parts};
 
 -- name: forget
 insert into {table} as t ({key}, forgotten_position)
@@ -76,26 +84,18 @@ on conflict ({key}) do update set
 with lifted as materialized ({lift}), folded as ({combine})
 {merge}
 
--- name: clear
-delete from {table} where {key} = any({forgotten ids})
-
--- name: mark
-insert into {table} ({key}, forgotten_position)
-select f.id, f.position
-  from unnest({forgotten ids}, {forgotten positions}) as f(id, position)
- order by f.id
+-- name: since forgotten
+(select e.*
+   from celery_journal.event e
+        join {table} t on t.{key} = e.stream and e.position > t.forgotten_position
+  where e.stream = any({forgotten ids}))
 
 -- name: refold
-with new_event as (
-    select e.*
-      from celery_journal.event e
-           join unnest({forgotten ids}, {forgotten positions}) as f(id, position) on e.stream = f.id and e.position > f.position
-     where e.stream = any({forgotten ids})
-), lifted as materialized ({lift}), folded as ({combine})
+with new_event as {since forgotten}, lifted as materialized ({lift}), folded as ({combine})
 {merge}
 
 -- name: lock forgotten
-select {key}, forgotten_position
+select {key}
   from {table}
  where forgotten_position is not null and {key} > %(after)s
  order by {key}

@@ -84,7 +84,14 @@ class Chords(JournalBase):
         """Send the bodies that a crash has left unsent; return the ids of their groups."""
         query = sql.query("chord.sql", "open", self.journal.schema)
         found = self.database.run(lambda connection: [group_id for (group_id,) in connection.execute(query)])
-        return [group_id for group_id in found if self._claim_and_send(group_id)]
+        return [group_id for group_id in found if self._swept(group_id)]
+
+    def _swept(self, group_id: str) -> bool:
+        try:
+            return self._claim_and_send(group_id)
+        except Exception:  # such as a body that this process may not read: the other chords must not wait for it
+            logger.exception("a chord was left open, and will be tried again after its lease", extra={"group_id": group_id})
+            return False
 
     def _after(self, event: kinds.Event, *, parts: int, callback: Any = None) -> None:
         """Record the event of a chord and ask, in the same round trip, whether the body is ours to send."""

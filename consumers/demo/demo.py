@@ -61,15 +61,16 @@ def run(console: Console) -> None:
 @contextmanager
 def _database(directory: Path, console: Console) -> Iterator[Connection]:
     tasks.configure(directory)
+    backend = tasks.app.backend
     try:
         with console.status("starting PostgreSQL"):
             connection = connect(embedded.use(directory / "journal"))
         with connection:
-            migrate(connection, tasks.app.backend.journal.schema)
+            migrate(connection, backend.journal.schema)
             show.say(console, "PostgreSQL {} runs, with an empty journal in it.".format(*show.one(connection, "server")))
             yield connection
     finally:
-        tasks.app.backend.database.close()
+        backend.database.close()
         embedded.leave(directory / "journal")
 
 

@@ -33,9 +33,9 @@ app = Celery("demo")
 
 def configure(directory: Path) -> None:
     """Have the app keep everything in the directory: its messages, and its results in the embedded journal."""
-    queue, processed, control = (directory / "broker" / name for name in ("queue", "processed", "control"))
-    for folder in (queue, processed, control):
-        folder.mkdir(parents=True, exist_ok=True)
+    queue, control = directory / "queue", directory / "control"
+    for folder in (queue, control):
+        folder.mkdir(exist_ok=True)
     app.conf.update(
         result_backend=f"journal+embedded://{directory / 'journal'}",
         result_extended=True,
@@ -46,8 +46,6 @@ def configure(directory: Path) -> None:
             "data_folder_in": str(queue),
             "data_folder_out": str(queue),
             "control_folder": str(control),
-            "store_processed": True,  # else each message passes through the system's temporary directory
-            "processed_folder": str(processed),
             "polling_interval": 0.02,
         },
         broker_connection_retry_on_startup=True,

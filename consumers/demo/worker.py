@@ -47,7 +47,8 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 cwd=directory,
-                env={**os.environ, DIRECTORY: str(directory)},
+                # Killed, it has no time to remove its temporary files; and there the broker puts what it reads.
+                env={**os.environ, DIRECTORY: str(directory), "TMPDIR": str(directory)},
                 start_new_session=True,
             )
 
@@ -75,6 +76,8 @@ class Worker:
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """End it and its children, by force if they do not end by themselves in time."""
+        if self._process.stdin is None or self._process.stdin.closed:
+            return  # stopped before; its id may be somebody else's by now
         self.ask_to_stop()
         try:
             with suppress(subprocess.TimeoutExpired):
@@ -83,8 +86,7 @@ class Worker:
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses to signal a group of zombies
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            self._process.stdin.close()
 
     def _last_words(self) -> str:
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines()]

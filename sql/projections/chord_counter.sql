@@ -7,6 +7,12 @@
 -- name: forgetting kinds
 'group-expired'
 
+-- name: part kinds
+, 'chord-part-returned'
+
+-- name: clear parts
+delete from celery_journal.chord_part_row where group_id = any({forgotten ids})
+
 -- name: parts
 -- SUCCESS beats another state of the same part, the earlier fact beats the later: a redelivered part changes nothing.
 insert into celery_journal.chord_part_row as t (

@@ -64,7 +64,7 @@ create or replace view celery_journal.group_result as
 select g.group_id,
        g.date_created,
        g.saved_at as date_saved,
-       (select case when count(t.date_done) = cardinality(g.members) then max(t.date_done) end
+       (select case when count(t.date_done) = (select count(distinct m) from unnest(g.members) as m) then max(t.date_done) end
           from celery_journal.task_result_row t
          where t.task_id = any(g.members)) as date_done,
        g.members,

@@ -14,10 +14,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 class Proxy:
     """Forwards to the server of a DSN. A round trip is a change of direction: the client speaks after the server did."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, port: int = 0) -> None:
         parts = conninfo_to_dict(dsn)
         self._host, self._port = str(parts.get("host") or "127.0.0.1"), int(parts.get("port") or 5432)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         #: The DSN that leads through the proxy.
         self.dsn = make_conninfo(dsn, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable", gssencmode="disable")
         self.round_trips = 0

@@ -159,13 +159,17 @@ def test_nothing_keeps_running_after_a_demo_that_was_killed(directory: Path, env
     until(lambda: not running(directory))
 
 
+def worker_of(demo: subprocess.Popen[str]) -> list[int]:
+    with suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(demo.pid).children() if "worker" in child.cmdline()]
+    return []
+
+
 def test_a_worker_that_ends_is_one_clear_sentence(directory: Path, environment: dict[str, str]) -> None:
     """When the worker dies the demo says so, with the end of the worker's log, and leaves nothing."""
     with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
-        until(lambda: [process for process in running(directory) if process.ppid() == demo.pid and "celery" in process.cmdline()])
-        for process in running(directory):
-            if process.ppid() == demo.pid and "celery" in process.cmdline():
-                process.kill()
+        until(lambda: worker_of(demo))
+        os.kill(worker_of(demo)[0], signal.SIGKILL)
 
         _, said = demo.communicate(timeout=DEADLINE)
 

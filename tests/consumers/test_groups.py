@@ -100,7 +100,7 @@ def test_a_group_is_done_when_its_last_member_is_ready(app: Celery, backend: Jou
     backend.mark_as_done("c", 1)
     before = view(dsn, "group").date_done
 
-    backend.store_result("b", ValueError(), last)
+    backend.store_result("b", None if last == "SUCCESS" else ValueError(), last)
 
     assert before is None
     assert view(dsn, "group").date_done == row(dsn, "b").date_done

@@ -23,7 +23,7 @@ def in_a_fork(function: Callable[[], T]) -> T:
             answer = pickle.dumps(function())
             with os.fdopen(writing, "wb") as pipe:
                 pipe.write(answer)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - the child must not go on as a second test run
             os.write(2, f"in the fork: {exc!r}\n".encode())
             os._exit(1)
         os._exit(0)

@@ -8,7 +8,7 @@ import socket
 import tempfile
 from threading import Event, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -31,7 +31,7 @@ class Proxy:
         self._directory = tempfile.mkdtemp(prefix="proxy-") if host.startswith("/") else None
         if self._directory:
             self._family, self._server = socket.AF_UNIX, f"{host}/.s.PGSQL.{port}"
-            here: dict[str, object] = {"host": self._directory, "hostaddr": None, "port": 5432}
+            here: dict[str, Any] = {"host": self._directory, "hostaddr": None, "port": 5432}
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(f"{self._directory}/.s.PGSQL.5432")
         else:

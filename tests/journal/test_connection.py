@@ -31,7 +31,7 @@ from celery_journal.journal import (
 from .forking import in_a_fork
 from .waiting import wait_until
 
-SECRET = "geheim-7f3a"  # noqa: S105 - nobody's password
+SECRET = "geheim-7f3a"
 
 
 def backend(connection: Connection) -> int:
@@ -54,6 +54,12 @@ def how_it_fails(dsn: str) -> DatabaseError:
         pass
     assert (type(alone.value), str(alone.value)) == (type(pooled.value), str(pooled.value))
     return alone.value
+
+
+def without(dsn: str, parameter: str) -> str:
+    """Return the DSN with one parameter left open."""
+    parameters: dict[str, Any] = {name: value for name, value in conninfo_to_dict(dsn).items() if name != parameter}
+    return make_conninfo(**parameters)
 
 
 def free_port() -> int:
@@ -105,7 +111,7 @@ def test_a_database_that_is_missing_is_named(server: str) -> None:
 def test_a_missing_database_that_the_environment_names_is_named(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence names the database that was asked for, also when the DSN leaves it to PGDATABASE."""
     monkeypatch.setenv("PGDATABASE", "journal_missing")
-    nameless = make_conninfo(**{**conninfo_to_dict(server), "dbname": None})
+    nameless = without(server, "dbname")
 
     error = how_it_fails(nameless)
 
@@ -150,7 +156,7 @@ def test_a_wrong_password_is_refused(password: str | None, login: str) -> None:
     """The sentence says what to correct, and not what was tried."""
     connect(login).close()
 
-    error = how_it_fails(make_conninfo(**{**conninfo_to_dict(login), "password": password}))
+    error = how_it_fails(make_conninfo(without(login, "password"), password=password))
 
     assert type(error) is LoginRefused
     assert "password" in str(error)

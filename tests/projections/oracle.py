@@ -137,15 +137,15 @@ def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:
 
 
 def _chord_parts(stream: str, facts: Sequence[Fact]) -> dict[tuple[str, str, int | None], Row]:
-    """A member's part is its success, if there is one, and else what it returned first; if that is forgotten, there is none."""
+    """A member's part is its success since the chord was forgotten, if there is one, and else what it returned first."""
     returned: dict[tuple[str, str, int | None], list[Fact]] = defaultdict(list)
+    forgotten = _last(facts, FORGETS_A_CHORD)
     for fact in facts:
-        if fact.event.kind == "chord-part-returned":
+        if fact.event.kind == "chord-part-returned" and fact.position > forgotten:
             index: Any = _get(fact, "group_index")
             returned[stream, _text(fact, "task_id") or "", index].append(fact)
     parts = {key: min(told, key=_first_success) for key, told in returned.items()}
-    forgotten = _last(facts, FORGETS_A_CHORD)
-    return {key: _chord_part(key, part) for key, part in parts.items() if part.position > forgotten}
+    return {key: _chord_part(key, part) for key, part in parts.items()}
 
 
 def _first_success(fact: Fact) -> tuple[object, ...]:
@@ -170,14 +170,14 @@ def _chord_counter(facts: Sequence[Fact], parts: Sequence[Row]) -> Row:
     sized = max((fact for fact in facts if _get(fact, "size") is not None), key=_latest, default=None)
     ended = max((fact for fact in facts if fact.event.kind in {"chord-unlocked", "chord-failed"}), key=_end, default=None)
     added = {_get(fact, "task_id") for fact in facts if fact.event.kind == "chord-size-set"} - {None}
-    header: Any = None if started is None else _get(started, "result")
+    header = None if started is None else json_or_none(_get(started, "result"))
     size: Any = None if sized is None else _get(sized, "size")
     if size is not None:
         size += len(added)
-    elif isinstance(header_list := json_or_none(header), list):
-        size = len(header_list)
+    elif isinstance(header, list):
+        size = len(header)
     return {
-        "sub_tasks": None if header is None else header.decode(),
+        "sub_tasks": header,
         "size": size,
         "done": len(parts),
         "failed": sum(part["status"] != "SUCCESS" for part in parts),

@@ -47,7 +47,7 @@ def test_a_chord_shows_its_header_and_its_size(spec: Spec) -> None:
 
     assert row == {
         "group_id": "g",
-        "sub_tasks": HEADER.decode(),
+        "sub_tasks": [[["a", None], None], [["b", None], None]],
         "size": 2,
         "done": 0,
         "failed": 0,
@@ -231,7 +231,8 @@ def test_a_chord_that_starts_after_its_expiry_counts_only_the_parts_since(spec: 
 def test_purging_what_was_forgotten_changes_no_view(spec: Spec) -> None:
     """The same part, told again after the expiry, is counted the same before and after the purge (M42)."""
     spec.given(fact(ChordStarted, "g", 1, size=2), part("a", 2), fact(GroupExpired, "g", 3), fact(ChordStarted, "g", 4, size=2))
-    spec.connection.execute("select celery_journal.purge_forgotten()")
+    for _ in range(2):
+        spec.connection.execute("select celery_journal.purge_forgotten()")
 
     views = spec.when(part("a", 5))
 

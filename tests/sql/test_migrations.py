@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -24,27 +23,17 @@ from celery_journal.journal import (
     wanted_version,
 )
 from celery_journal.journal.events import ChordStarted, GroupSaved, TaskSucceeded
-from tests.conftest import new_database
 from tests.journal.waiting import blocked_backends, wait_until
 
 from .catalog import Catalog, catalog
 
 
-@pytest.fixture
-def bare(empty_database: str) -> Iterator[Connection]:
-    """A connection to a database with nothing in it."""
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        yield connection
-
-
 @pytest.fixture(scope="module")
-def fresh(server: str) -> Catalog:
+def fresh(spare_database: str) -> Catalog:
     """What a schema consists of that was migrated once."""
-    for dsn in new_database(server):
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            migrate(connection)
-            found = catalog(connection)
-    return found
+    with psycopg.connect(spare_database, autocommit=True) as connection:
+        migrate(connection)
+        return catalog(connection)
 
 
 def test_a_schema_consists_of_something(fresh: Catalog) -> None:
@@ -148,14 +137,15 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
 """
 
 
-def test_ten_processes_migrate_at_once(empty_database: str, bare: Connection, fresh: Catalog) -> None:
+def test_ten_processes_migrate_at_once(spare_database: str, bare: Connection, fresh: Catalog) -> None:
     """They wait for each other; one does the work, and the others find it done."""
-    with bare.transaction():
-        bare.execute("select pg_advisory_xact_lock(hashtextextended('celery_journal.migrate', 0))")
-        processes = [
-            subprocess.Popen([sys.executable, "-c", MIGRATE, empty_database], stdout=subprocess.PIPE, text=True) for _ in range(10)
-        ]
+    bare.execute("select pg_advisory_lock(hashtextextended('celery_journal.migrate', 0))")
+    command = [sys.executable, "-c", MIGRATE, spare_database]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(10)]
+    try:
         wait_until(lambda: blocked_backends(bare) == 10)
+    finally:
+        bare.execute("select pg_advisory_unlock_all()")
     answers = [process.communicate(timeout=60)[0] for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 10

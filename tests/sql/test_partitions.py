@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -16,11 +15,10 @@ WEEK = timedelta(days=7)
 
 
 @pytest.fixture
-def migrated(empty_database: str) -> Iterator[Connection]:
-    """A connection to a database of its own, because partitions stay."""
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        migrate(connection)
-        yield connection
+def migrated(bare: Connection) -> Connection:
+    """A connection to a journal of its own, because partitions stay."""
+    migrate(bare)
+    return bare
 
 
 def monday(connection: Connection) -> datetime:
