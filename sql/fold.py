@@ -33,7 +33,7 @@ class Projection:
         if self._has_parts:
             self._texts["refold parts"] = _from(texts["parts"], "{since forgotten}")
         else:
-            self._texts |= {"part kinds": "", "parts anew": ""}
+            self._texts |= {"part kinds": "", "parts anew": "", "batch parts": ""}
         self._texts["clear"] = _clearing(texts["merge"], self.key)
         self._texts["lift one"] = texts["lift"].replace("\n where e.kind in ({kinds})", "")  # the trigger has looked
         self._texts["merge one"] = _of_one_event(texts["merge"])

@@ -45,7 +45,7 @@ for each statement execute function celery_journal.fold()
                                   and t.{key} in (select e.stream from new_event e
                                                    where e.kind in ({kinds}, {forgetting kinds}{part kinds}))
                                 order by t.{key} for update);
-    end if;
+{batch parts}    end if;
     if forgotten_ids <> '{}' then
         {clear};
         {refold};{parts anew}
@@ -53,17 +53,19 @@ for each statement execute function celery_journal.fold()
     forgotten_ids := '{}';
 
 -- name: parts step
-    if events > 1 or kind = 'chord-part-returned' then
+-- A part waits for its chord's row only where the chord was ever forgotten; then before it, as everyone does.
+    if events = 1 and kind = 'chord-part-returned' then
+        forgotten_ids := array(select t.{key} from {table} t
+                                where t.forgotten_position is not null and t.{key} = (select e.stream from new_event e)
+                                for update);
         {parts};
-        if events = 1 then
-            forgotten_ids := array(select t.{key} from {table} t
-                                    where t.forgotten_position is not null and t.{key} = (select e.stream from new_event e)
-                                    for update);
-            if forgotten_ids = '{}' then
-                return null;
-            end if;
+        if forgotten_ids = '{}' then
+            return null;
         end if;
     end if;
+
+-- name: batch parts
+        {parts};
 
 -- name: parts anew
         {clear parts};

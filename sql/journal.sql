@@ -67,12 +67,6 @@ select e.*, e.transaction::text::bigint as transaction
  order by e.transaction, e.position
  limit %(limit)s
 
--- name: lag
--- How many events stand between a place and the end of the log.
-select count(*) as events, min(e.recorded_at) as oldest
-  from celery_journal.event e
- where (e.transaction, e.position) > (%(transaction)s::text::xid8, %(position)s::bigint)
-
 -- name: generation
 -- A restore into another cluster restarts transaction ids; the cluster's identifier tells.
 select system_identifier::text as generation from pg_control_system()
@@ -97,9 +91,3 @@ on conflict (name) do update set
        transaction = excluded.transaction,
        position = excluded.position,
        updated_at = clock_timestamp()
-
--- name: size of the log
-select count(*) as events,
-       pg_size_pretty(sum(pg_total_relation_size(p.oid))) as size
-  from pg_catalog.pg_partition_tree('celery_journal.event') t
-       join pg_catalog.pg_class p on p.oid = t.relid and t.isleaf

@@ -89,7 +89,7 @@ def _pid(request: Any) -> int | None:
 
 
 def _meta(request: Any, children: list[Any] | None) -> bytes | None:
-    meta = {"children": children or []}
+    meta: dict[str, Any] = {"children": children or []}
     if own := getattr(request, "meta", None):
         meta["meta"] = own
     if stamps := getattr(request, "stamps", None):
@@ -121,7 +121,7 @@ def _arguments(request: Any, app: Any) -> dict[str, Any]:
         }
 
 
-@before_task_publish.connect(weak=False, dispatch_uid="celery-journal-given-reprs")  # type: ignore[misc]
+@before_task_publish.connect(weak=False, dispatch_uid="celery-journal-given-reprs")
 def _keep_given_reprs(sender: Any = None, headers: Any = None, **_signal: Any) -> None:
     """Put what the caller gave with the first message of a task into that of its retry, where Celery would show the arguments."""
     task = get_current_task()

@@ -9,8 +9,8 @@
 -- subscription      how far each reader of the log has come.
 -- migration         which numbered migrations this schema has had.
 --
--- Order of locks, the same for every statement: event, then task_result_row, group_result_row, chord_part_row
--- and chord_counter_row, each by ascending key, then chord_lease. There is nothing that all writers share, because
+-- Order of locks, the same for every statement: event, then task_result_row, group_result_row, chord_counter_row
+-- and chord_part_row, each by ascending key, then chord_lease. There is nothing that all writers share, because
 -- whatever every writer holds until its commit limits the whole system to one fsync at a time.
 
 create table celery_journal.migration (

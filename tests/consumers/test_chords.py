@@ -246,9 +246,7 @@ def test_a_body_that_is_a_group_is_sent_whole(app: Celery, mailbox: Mailbox) -> 
         pytest.param("FAILURE", TimeLimitExceeded(1), id="time limit"),
     ],
 )
-def test_a_failed_part_fails_the_body_when_all_have_returned(
-    app: Celery, mailbox: Mailbox, dsn: str, state: str, error: Exception
-) -> None:
+def test_a_failed_part_fails_the_body_when_all_have_returned(app: Celery, mailbox: Mailbox, dsn: str, state: str, error: Exception) -> None:
     """With Celery's own words, which people search their logs for."""
     begin(app, 2)
     give_back(app, 0, error, state)
@@ -340,9 +338,7 @@ def test_a_body_that_cannot_be_sent_fails(app: Celery, dsn: str) -> None:
     ("copies", "sizing"),
     [pytest.param(1, "first", id="once"), pytest.param(2, "amid", id="twice, and the size comes amid them")],
 )
-def test_sixteen_processes_at_once_send_the_body_once(
-    dsn: str, mailbox: Mailbox, copies: int, sizing: str
-) -> None:
+def test_sixteen_processes_at_once_send_the_body_once(dsn: str, mailbox: Mailbox, copies: int, sizing: str) -> None:
     """Two hundred parts return at the same moment: one body, with every value in its place."""
     with start("returning", url_of(dsn), f"{mailbox.folder}", "200", "16", f"{copies}", sizing) as processes:
         processes.communicate()

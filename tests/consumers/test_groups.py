@@ -91,7 +91,9 @@ def test_a_group_saved_again_is_the_newest(app: Celery, backend: JournalBackend,
     assert second.date_saved > first.date_saved
 
 
-@pytest.mark.parametrize("last", [pytest.param("SUCCESS", id="success"), pytest.param("FAILURE", id="failure"), pytest.param("REVOKED", id="revoked")])
+@pytest.mark.parametrize(
+    "last", [pytest.param("SUCCESS", id="success"), pytest.param("FAILURE", id="failure"), pytest.param("REVOKED", id="revoked")]
+)
 def test_a_group_is_done_when_its_last_member_is_ready(app: Celery, backend: JournalBackend, dsn: str, last: str) -> None:
     """date_done is that moment, and nothing before it; a failure is an end too."""
     app.GroupResult("group", [app.AsyncResult("a"), group_of(app, "inner", "b", "c")]).save(backend=backend)

@@ -14,7 +14,7 @@ from .scene import Mailbox, delivered, kinds, url_of
 NewApp = Callable[..., Celery]
 
 #: psycopg prepares a statement when it has seen it five times.
-WARM = 8
+WARM = 6
 
 
 @pytest.fixture
@@ -35,9 +35,8 @@ def app(make_app: NewApp, proxy: Proxy, mailbox: Mailbox) -> Celery:
 
 
 def member(app: Celery, group_id: str, index: int) -> Any:
-    return delivered(
-        app, task_id=f"{group_id}-{index}", group_id=group_id, group_index=index, chord=app.signature("scene.sum", task_id=f"{group_id}-body")
-    )
+    body = app.signature("scene.sum", task_id=f"{group_id}-body")
+    return delivered(app, task_id=f"{group_id}-{index}", group_id=group_id, group_index=index, chord=body)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,11 @@ def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, **co
     log = folder / f"{token}.log"
     command = [sys.executable, "-m", "celery", "-A", "tests.consumers.tasks", "worker", "-n", f"{token}@%h", "-l", "INFO"]
     command += ["-P", "prefork", "-c", "2", "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments]
-    environment = {**os.environ, "SCENE_CONF": json.dumps({**conf, "result_backend": url, "result_extended": True}), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "SCENE_CONF": json.dumps({**conf, "result_backend": url, "result_extended": True}),
+        "PYTHONUNBUFFERED": "1",
+    }
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     worker = Worker(app, dsn, log, process)
