@@ -15,6 +15,7 @@ from uuid import UUID
 
 from psycopg import errors
 
+from celery_journal.journal import JournalError
 from celery_journal.sql import DEFAULT_SCHEMA
 from celery_journal.sql.fold import Projection, trigger, trigger_function
 
@@ -26,6 +27,14 @@ CHUNK = 50_000
 
 #: How often it steps back for a writer that takes long, before it gives up.
 ATTEMPTS = 60
+
+#: Seconds to wait for transactions that are older than the rebuild.
+PATIENCE = 600.0
+
+
+class RebuildBlocked(JournalError):
+    """A transaction that is older than the rebuild does not end. The live views are as they were."""
+
 
 Progress = Callable[[str, int, int], object]
 
@@ -58,6 +67,7 @@ def _rebuild(connection: Connection, name: str, schema: str, chunk: int, progres
     try:
         folded = _fold_history(connection, new, schema, chunk, progress)
         _refold_forgotten(connection, new, schema)
+        _wait_for_older_readers(connection, schema)
         _swap(connection, live, new, schema, second)
     except BaseException:
         if not connection.broken:
@@ -100,6 +110,19 @@ def _refold_forgotten(connection: Connection, new: Projection, schema: str) -> N
         after = ids[-1]
 
 
+def _wait_for_older_readers(connection: Connection, schema: str) -> None:
+    """Wait for transactions that read as of a moment before the new tables were filled: to them they would be empty."""
+    (transaction,) = connection.execute(statement("transaction", schema)).fetchone() or ("0",)
+    deadline = time.monotonic() + PATIENCE
+    while readers := connection.execute(statement("older readers", schema), {"transaction": transaction}).fetchall():
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(pid) for (pid,) in readers)
+            raise RebuildBlocked(
+                f"older transactions (pid {pids}) still read the views; nothing was changed, try again when they have ended"
+            )
+        time.sleep(0.05)
+
+
 def _swap(connection: Connection, live: Projection, new: Projection, schema: str, second: str) -> None:
     statements = [statement("detach", schema, trigger=second)]
     after = []
@@ -124,6 +147,8 @@ def _copy_storage(connection: Connection, schema: str, live: str, new: str) -> N
     if options:
         connection.execute(statement("set storage", schema, new=new, options=options))
     connection.execute(statement("set owner", schema, new=new, owner=str(owner)))
+    for (text,) in connection.execute(statement("privileges", schema), {"table": live, "new": new}).fetchall():
+        connection.execute(text.encode())
 
 
 def _remove(connection: Connection, schema: str, new: Projection, second: str) -> None:
@@ -152,7 +177,8 @@ def _with_writers_stopped(connection: Connection, schema: str, statements: Seque
 
 @contextmanager
 def _alone(connection: Connection, schema: str) -> Iterator[None]:
-    connection.execute(statement("lock", schema))
+    while connection.execute(statement("lock", schema)).fetchone() != (True,):
+        time.sleep(0.1)
     try:
         yield
     finally:

@@ -144,33 +144,46 @@ $$;
 
 -- Removes what forgotten rows leave behind, and returns how many rows that were. Two steps, a call apart: a row is marked
 -- with a transaction id that is newer than any whose position can stand before the forgetting, and removed when all of
--- those have ended.
+-- those have ended. Rows that a writer holds are left for the next time.
 create or replace function celery_journal.purge_forgotten() returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     horizon xid8 := pg_snapshot_xmin(pg_current_snapshot());
-    purged  bigint;
     total   bigint := 0;
 begin
-    delete from celery_journal.task_result_row where forgotten_before <= horizon and date_created is null;
-    get diagnostics purged = row_count;
-    total := total + purged;
-    delete from celery_journal.group_result_row where forgotten_before <= horizon and date_created is null;
-    get diagnostics purged = row_count;
-    total := total + purged;
-    delete from celery_journal.chord_part_row p using celery_journal.chord_counter_row c
-     where c.group_id = p.group_id and c.forgotten_before <= horizon and p.part_position <= c.forgotten_position;
-    delete from celery_journal.chord_counter_row where forgotten_before <= horizon and date_created is null;
-    get diagnostics purged = row_count;
-    total := total + purged;
-    update celery_journal.task_result_row set forgotten_position = null, forgotten_before = null where forgotten_before <= horizon;
-    update celery_journal.group_result_row set forgotten_position = null, forgotten_before = null where forgotten_before <= horizon;
+    with old as (select r.task_id as id, r.forgotten_position as position from celery_journal.task_result_row r
+                  where r.forgotten_before <= horizon order by r.task_id for update skip locked),
+         gone as (delete from celery_journal.task_result_row r using old where r.task_id = old.id and r.date_created is null returning 1),
+         kept as (update celery_journal.task_result_row r set forgotten_position = null, forgotten_before = null
+                    from old where r.task_id = old.id and r.date_created is not null)
+    select total + count(*) into total from gone;
+    with young as (select r.task_id as id from celery_journal.task_result_row r
+                    where r.forgotten_position is not null and r.forgotten_before is null
+                    order by r.task_id for update skip locked)
+    update celery_journal.task_result_row r set forgotten_before = pg_current_xact_id() from young where r.task_id = young.id;
 
-    update celery_journal.task_result_row set forgotten_before = pg_current_xact_id()
-     where forgotten_position is not null and forgotten_before is null;
-    update celery_journal.group_result_row set forgotten_before = pg_current_xact_id()
-     where forgotten_position is not null and forgotten_before is null;
-    update celery_journal.chord_counter_row set forgotten_before = pg_current_xact_id()
-     where forgotten_position is not null and forgotten_before is null;
+    with old as (select r.group_id as id, r.forgotten_position as position from celery_journal.group_result_row r
+                  where r.forgotten_before <= horizon order by r.group_id for update skip locked),
+         gone as (delete from celery_journal.group_result_row r using old where r.group_id = old.id and r.date_created is null returning 1),
+         kept as (update celery_journal.group_result_row r set forgotten_position = null, forgotten_before = null
+                    from old where r.group_id = old.id and r.date_created is not null)
+    select total + count(*) into total from gone;
+    with young as (select r.group_id as id from celery_journal.group_result_row r
+                    where r.forgotten_position is not null and r.forgotten_before is null
+                    order by r.group_id for update skip locked)
+    update celery_journal.group_result_row r set forgotten_before = pg_current_xact_id() from young where r.group_id = young.id;
+
+    with old as (select r.group_id as id, r.forgotten_position as position from celery_journal.chord_counter_row r
+                  where r.forgotten_before <= horizon order by r.group_id for update skip locked),
+         parts as (delete from celery_journal.chord_part_row p using old
+                    where p.group_id = old.id and p.part_position <= old.position),
+         gone as (delete from celery_journal.chord_counter_row r using old where r.group_id = old.id and r.date_created is null returning 1),
+         kept as (update celery_journal.chord_counter_row r set forgotten_position = null, forgotten_before = null
+                    from old where r.group_id = old.id and r.date_created is not null)
+    select total + count(*) into total from gone;
+    with young as (select r.group_id as id from celery_journal.chord_counter_row r
+                    where r.forgotten_position is not null and r.forgotten_before is null
+                    order by r.group_id for update skip locked)
+    update celery_journal.chord_counter_row r set forgotten_before = pg_current_xact_id() from young where r.group_id = young.id;
     return total;
 end $$;

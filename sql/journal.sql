@@ -19,29 +19,35 @@ on conflict (event_id, stream) do nothing
 returning event_id
 
 -- name: append many
+-- Places in the log are handed out in the order given, and rows inserted in the order of their ids, so that two who append
+-- the same facts do not wait for each other in a circle.
+with placed as materialized (
+    select pg_current_xact_id() as transaction, nextval('celery_journal.event_position') as position, e.*
+      from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability,
+           unnest(%(event_id)s::uuid[], %(occurred_at)s::timestamptz[], %(attempt)s::integer[], %(schema_version)s::smallint[],
+                  %(pid)s::integer[], %(group_index)s::integer[], %(size)s::integer[], %(members)s::text[],
+                  %(stream)s::text[], %(kind)s::text[], %(state)s::text[], %(name)s::text[], %(worker)s::text[],
+                  %(queue)s::text[], %(root_id)s::text[], %(parent_id)s::text[], %(group_id)s::text[], %(task_id)s::text[],
+                  %(periodic_task_name)s::text[], %(content_type)s::text[], %(content_encoding)s::text[],
+                  %(args_content_type)s::text[], %(traceback)s::text[],
+                  %(args)b::bytea[], %(kwargs)b::bytea[], %(result)b::bytea[], %(meta)b::bytea[], %(body)b::bytea[])
+           with ordinality as e (
+                  event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+                  stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
+                  content_type, content_encoding, args_content_type, traceback,
+                  args, kwargs, result, meta, body, place)
+     order by e.place)
 insert into celery_journal.event (
-       event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+       transaction, position, event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
        stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
        content_type, content_encoding, args_content_type, traceback,
        args, kwargs, result, meta, body)
-select e.event_id, e.occurred_at, e.attempt, e.schema_version, e.pid, e.group_index, e.size, e.members::text[],
-       e.stream, e.kind, e.state, e.name, e.worker, e.queue, e.root_id, e.parent_id, e.group_id, e.task_id,
-       e.periodic_task_name, e.content_type, e.content_encoding, e.args_content_type, e.traceback,
-       e.args, e.kwargs, e.result, e.meta, e.body
-  from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability,
-       unnest(%(event_id)s::uuid[], %(occurred_at)s::timestamptz[], %(attempt)s::integer[], %(schema_version)s::smallint[],
-              %(pid)s::integer[], %(group_index)s::integer[], %(size)s::integer[], %(members)s::text[],
-              %(stream)s::text[], %(kind)s::text[], %(state)s::text[], %(name)s::text[], %(worker)s::text[],
-              %(queue)s::text[], %(root_id)s::text[], %(parent_id)s::text[], %(group_id)s::text[], %(task_id)s::text[],
-              %(periodic_task_name)s::text[], %(content_type)s::text[], %(content_encoding)s::text[],
-              %(args_content_type)s::text[], %(traceback)s::text[],
-              %(args)b::bytea[], %(kwargs)b::bytea[], %(result)b::bytea[], %(meta)b::bytea[], %(body)b::bytea[])
-       with ordinality as e (
-              event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
-              stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
-              content_type, content_encoding, args_content_type, traceback,
-              args, kwargs, result, meta, body, place)
- order by e.place
+select p.transaction, p.position, p.event_id, p.occurred_at, p.attempt, p.schema_version, p.pid, p.group_index, p.size,
+       p.members::text[], p.stream, p.kind, p.state, p.name, p.worker, p.queue, p.root_id, p.parent_id, p.group_id, p.task_id,
+       p.periodic_task_name, p.content_type, p.content_encoding, p.args_content_type, p.traceback,
+       p.args, p.kwargs, p.result, p.meta, p.body
+  from placed p
+ order by p.event_id, p.stream, p.place
 on conflict (event_id, stream) do nothing
 returning event_id
 

@@ -1,8 +1,9 @@
 -- Building a projection beside the live one, and comparing two.
 
 -- name: lock
--- Rebuilds wait for each other. Held by the session, because a rebuild is many transactions.
-select pg_advisory_lock(hashtextextended('celery_journal.rebuild', 0))
+-- One rebuild at a time. Held by the session, because a rebuild is many transactions; tried and not waited for, because
+-- who waits in a query is an older reader, for whom the other rebuild would wait.
+select pg_try_advisory_lock(hashtextextended('celery_journal.rebuild', 0))
 
 -- name: unlock
 select pg_advisory_unlock(hashtextextended('celery_journal.rebuild', 0))
@@ -22,6 +23,33 @@ create table {new} (like {live} including all)
 select array_to_string(c.reloptions, ', ') as options, pg_get_userbyid(c.relowner) as owner
   from pg_catalog.pg_class c
  where c.oid = %(table)s::regclass
+
+-- name: privileges
+-- The statements that give the new table the live one's grants and comment, which `like` does not copy either.
+select format('grant %%s%%s on %%s to %%s%%s', a.privilege_type, a.of_column, %(new)s::text,
+              case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end,
+              case when a.is_grantable then ' with grant option' end)
+  from pg_catalog.pg_class c
+       cross join lateral (
+           select x.*, '' as of_column from aclexplode(c.relacl) x
+           union all
+           select x.*, format(' (%%I)', n.attname) from pg_catalog.pg_attribute n, aclexplode(n.attacl) x where n.attrelid = c.oid) a
+ where c.oid = %(table)s::regclass and a.grantee <> c.relowner
+union all
+select format('comment on table %%s is %%L', %(new)s::text, obj_description(%(table)s::regclass))
+ where obj_description(%(table)s::regclass) is not null
+
+-- name: transaction
+select pg_current_xact_id()::text
+
+-- name: older readers
+-- Who still reads as of a moment before that transaction, and would find the new tables empty.
+select a.pid
+  from pg_catalog.pg_stat_activity a
+ where a.datname = current_database()
+   and a.backend_type = 'client backend'
+   and a.pid <> pg_backend_pid()
+   and age(a.backend_xmin) > age(%(transaction)s::text::xid8::xid)
 
 -- name: extent
 -- The last event there is; whatever comes later is folded by the trigger.

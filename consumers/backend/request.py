@@ -95,10 +95,12 @@ def _meta(request: Any, children: list[Any] | None) -> bytes | None:
     if stamps := getattr(request, "stamps", None):
         meta["stamps"] = stamps
         meta["stamped_headers"] = getattr(request, "stamped_headers", None)
+    if not children and len(meta) == 1:
+        return None
     try:
-        return json.dumps(meta).encode() if children or len(meta) > 1 else None
+        return _bytes(json.dumps(meta))
     except (TypeError, ValueError):  # a stamp or a meta that JSON has no form for
-        return json.dumps({"children": children or []}).encode()
+        return _bytes(json.dumps({"children": children or []}))
 
 
 def _arguments(request: Any, app: Any) -> dict[str, Any]:

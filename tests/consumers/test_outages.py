@@ -48,9 +48,7 @@ def unused_port() -> int:
 # A database that cannot be used
 
 
-@pytest.mark.parametrize(
-    "call", [pytest.param("store", id="store"), pytest.param("get", id="get"), pytest.param("part", id="part of a chord")]
-)
+@pytest.mark.parametrize("call", ["store", "get", "part of a chord"])
 def test_an_unreachable_server_is_reported_when_the_budget_is_spent(unused_port: int, call: str) -> None:
     """One sentence that says where nobody answers."""
     app = new_app(f"journal+postgresql://me:{SECRET}@127.0.0.1:{unused_port}/db", result_backend_transport_options={"retry_budget": 0.3})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -104,9 +105,7 @@ def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, **co
 
 def _remove_queues(app: Celery, broker: str, token: str) -> None:
     if broker == "redis":
-        import redis
-
-        with redis.Redis(db=9) as client:
+        with importlib.import_module("redis").Redis(db=9) as client:
             for key in client.scan_iter(f"{token}:*"):
                 client.delete(key)
     if broker == "rabbitmq":

@@ -137,15 +137,12 @@ def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:
 
 
 def _chord_parts(stream: str, facts: Sequence[Fact]) -> dict[tuple[str, str, int | None], Row]:
-    """A member's part is its success since the chord was forgotten, if there is one, and else what it returned first."""
+    """A member's part is its success, if there is one, and else what it returned first."""
     returned: dict[tuple[str, str, int | None], list[Fact]] = defaultdict(list)
-    forgotten = _last(facts, FORGETS_A_CHORD)
-    for fact in facts:
-        if fact.event.kind == "chord-part-returned" and fact.position > forgotten:
-            index: Any = _get(fact, "group_index")
-            returned[stream, _text(fact, "task_id") or "", index].append(fact)
-    parts = {key: min(told, key=_first_success) for key, told in returned.items()}
-    return {key: _chord_part(key, part) for key, part in parts.items()}
+    for fact in _remembered(facts, {"chord-part-returned"}, FORGETS_A_CHORD):
+        index: Any = _get(fact, "group_index")
+        returned[stream, _text(fact, "task_id") or "", index].append(fact)
+    return {key: _chord_part(key, min(told, key=_first_success)) for key, told in returned.items()}
 
 
 def _first_success(fact: Fact) -> tuple[object, ...]:
