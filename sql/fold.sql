@@ -72,15 +72,18 @@ for each statement execute function celery_journal.fold()
         {refold parts};
 
 -- name: forget
+-- Locks every row of a batch that forgets anything, in the order of the merge: two passes in two orders could deadlock.
 insert into {table} as t ({key}, forgotten_position)
-select e.stream, max(e.position)
+select e.stream, max(e.position) filter (where e.kind in ({forgetting kinds}))
   from new_event e
- where e.kind in ({forgetting kinds})
+ where e.kind in ({kinds}, {forgetting kinds})
+   and exists (select 1 from new_event f where f.kind in ({forgetting kinds}))
  group by e.stream
  order by e.stream
 on conflict ({key}) do update set
        forgotten_position = greatest(t.forgotten_position, excluded.forgotten_position),
        forgotten_before = null
+ where excluded.forgotten_position is not null
 
 -- name: merge many
 with lifted as materialized ({lift}), folded as ({combine})
