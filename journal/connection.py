@@ -42,8 +42,9 @@ def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
     """
     try:
         return psycopg.connect(complete(dsn, timeout), autocommit=True)
-    except psycopg.ProgrammingError as exc:
-        raise DsnUnreadable("the DSN cannot be read; write it as postgresql://user@host:port/database") from exc
+    except psycopg.ProgrammingError:
+        # From nothing: libpq quotes what it cannot read, and that may be the password.
+        raise DsnUnreadable("the DSN cannot be read; write it as postgresql://user@host:port/database") from None
     except psycopg.OperationalError as exc:
         raise explain(dsn, exc) from exc
 

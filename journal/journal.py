@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
 
 from celery_journal import sql
 
-from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, decode, encode
+from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, decode, encode, escape
 from .errors import EventConflict
 from .events import Event
 
@@ -40,9 +41,14 @@ class Journal:
         """
         rows = [encode(event, self.max_payload_bytes) for event in events]
         new = 0
+        conflicts: list[UUID] = []
         for start in range(0, len(rows), APPEND_CHUNK):
             chunk = slice(start, start + APPEND_CHUNK)
-            new += self._append(connection, events[chunk], rows[chunk])
+            recorded, conflicting = self._append(connection, events[chunk], rows[chunk])
+            new += recorded
+            conflicts += conflicting
+        if conflicts:
+            raise EventConflict(conflicts)
         return new
 
     def append_and_ask(self, connection: Connection, event: Event, query: bytes, parameters: Mapping[str, Any]) -> Any:
@@ -51,19 +57,27 @@ class Journal:
         Two transactions: what the query locks is not held while the event waits for the disk. Raises what `append` raises.
         """
         row = encode(event, self.max_payload_bytes)
-        with connection.pipeline(), connection.cursor() as appending, connection.cursor() as asking:
-            connection.execute(b"begin")
-            appending.execute(self._query("append"), {**row, "relaxed": event.relaxed and not self.everything_durable})
-            connection.execute(b"commit")
-            asking.execute(query, parameters)
-            recorded = appending.fetchone()
-            (answer,) = asking.fetchone() or (None,)
-        if recorded is None:
-            self._check_same(connection, [row])
+        relaxed = self._is_relaxed(connection, [event])
+        with connection.cursor() as appending, connection.cursor() as asking:
+            try:
+                with connection.pipeline():
+                    connection.execute(b"begin")
+                    appending.execute(self._query("append"), {**row, "relaxed": relaxed})
+                    connection.execute(b"commit")
+                    asking.execute(query, parameters)
+            except psycopg.Error:
+                if not connection.broken:
+                    connection.rollback()
+                raise
+            # Not before the end of the pipeline: each fetch inside would be a round trip of its own.
+            recorded, (answer,) = appending.fetchone(), asking.fetchone() or (None,)
+        if recorded is None and (conflicts := self._conflicts(connection, [row])):
+            raise EventConflict(conflicts)
         return answer
 
-    def _append(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> int:
-        relaxed = not self.everything_durable and all(event.relaxed for event in events)
+    def _append(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> tuple[int, list[UUID]]:
+        """Append what one statement takes; return how many were new, and which are recorded with other content."""
+        relaxed = self._is_relaxed(connection, events)
         with connection.cursor() as cursor:
             if len(rows) == 1:
                 cursor.execute(self._query("append"), {**rows[0], "relaxed": relaxed})
@@ -72,25 +86,26 @@ class Journal:
                 columns["members"] = _array_literals(columns["members"])
                 cursor.execute(self._query("append many"), {**columns, "relaxed": relaxed})
             recorded = {event_id for (event_id,) in cursor.fetchall()}
-        if len(recorded) < len(rows):
-            self._check_same(connection, rows)
-        return len(recorded)
+        return len(recorded), self._conflicts(connection, rows) if len(recorded) < len(rows) else []
 
-    def _check_same(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-        """Raise EventConflict unless what the log has under these ids is what was to be recorded."""
+    def _is_relaxed(self, connection: Connection, events: Sequence[Event]) -> bool:
+        """Return whether the events need not wait for the disk. In a transaction of the caller's own, they share its fate."""
+        alone = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        return alone and not self.everything_durable and all(event.relaxed for event in events)
+
+    def _conflicts(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> list[UUID]:
+        """Return the ids under which the log has something else than the rows say."""
         with connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(self._query("recorded"), {"event_ids": [row["event_id"] for row in rows]})
             recorded = {(row["event_id"], row["stream"]): row for row in cursor}
-        differing = [
+        return [
             row["event_id"] for row in rows if any(recorded[row["event_id"], row["stream"]][column] != row[column] for column in COLUMNS)
         ]
-        if differing:
-            raise EventConflict(differing)
 
     def read_stream(self, connection: Connection, stream: str) -> list[RecordedEvent]:
         """Return every event of a task or a group, in the order of the log, the caller's own included."""
         with connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(self._query("read stream"), {"stream": stream})
+            cursor.execute(self._query("read stream"), {"stream": escape(stream)})
             return [decode(row) for row in cursor]
 
     def read_all(self, connection: Connection, after: tuple[int, int] = BEGINNING, limit: int = 1000) -> list[RecordedEvent]:

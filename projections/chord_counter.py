@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from pydantic import BaseModel, ConfigDict
 
 from celery_journal import sql
+from celery_journal.journal.codec import escape
 
 from .projection import Connection, Row
 
@@ -76,5 +77,5 @@ class ChordPart(BaseModel):
     def of(cls, connection: Connection, group_id: str, schema: str = sql.DEFAULT_SCHEMA) -> list[Self]:
         """Return the parts of a chord that have returned, in the order of its header."""
         with connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.query("views.sql", "parts", schema), {"group_id": group_id})
+            cursor.execute(sql.query("views.sql", "parts", schema), {"group_id": escape(group_id)})
             return [cls.model_validate(row) for row in cursor]

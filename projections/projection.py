@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 from pydantic import BaseModel, ConfigDict
 
 from celery_journal import sql
+from celery_journal.journal.codec import escape
 from celery_journal.sql.fold import PROJECTIONS
 
 Connection = psycopg.Connection[Any]
@@ -48,6 +49,7 @@ class Row(BaseModel):
     @classmethod
     def get_many(cls, connection: Connection, keys: Iterable[str], schema: str = sql.DEFAULT_SCHEMA) -> dict[str, Self]:
         """Return the rows of those of the keys that have one, by key, in one query."""
+        given = {escape(key): key for key in keys}
         with connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.query("views.sql", cls.query, schema), {"keys": list(keys)})
-            return {row[cls.key]: cls.model_validate(row) for row in cursor}
+            cursor.execute(sql.query("views.sql", cls.query, schema), {"keys": list(given)})
+            return {given[row[cls.key]]: cls.model_validate(row) for row in cursor}

@@ -31,7 +31,7 @@ return (lpad(to_hex(floor(extract(epoch from moment) * 1000)::bigint), 12, '0') 
 -- Creates the partitions of this week and of the coming ones, and returns the names of the new ones. A week for which the
 -- default partition already holds events stays there. Attaching waits at most two seconds for the writers in flight.
 create or replace function celery_journal.create_partitions(weeks_ahead integer default 8) returns setof text
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set timezone = 'UTC' as $$
 declare
     this_week timestamptz := date_trunc('week', clock_timestamp(), 'UTC');
     first_day timestamptz;

@@ -17,6 +17,7 @@ from kombu.utils import json
 
 from celery_journal import sql
 from celery_journal.journal import events as kinds
+from celery_journal.journal.codec import escape
 from celery_journal.projections import ChordCounter, ChordPart, TaskResult
 
 from .base import JournalBase
@@ -109,7 +110,7 @@ class Chords(JournalBase):
         return answered is not None and self._send_if_claimed(group_id, answered[0], None)
 
     def _claim(self, group_id: str, parts: int) -> dict[str, Any]:
-        return {"chord": group_id, "parts": parts, "claimant": self.emitter.name, "lease": self.options.chord_lease}
+        return {"chord": escape(group_id), "parts": parts, "claimant": self.emitter.name, "lease": self.options.chord_lease}
 
     def _send_if_claimed(self, group_id: str, answer: str, callback: Any) -> bool:
         if answer not in {"claimed", "taken over"}:
@@ -137,7 +138,7 @@ class Chords(JournalBase):
     def _end(self, kind: type[kinds.ChordUnlocked] | type[kinds.ChordFailed], group_id: str, body_id: str, **fields: Any) -> None:
         release = sql.query("chord.sql", "release", self.journal.schema)
         event = self.emitter.emit(kind, group_id, task_id=body_id, **fields)
-        parameters = {"chord": group_id, "claimant": self.emitter.name}
+        parameters = {"chord": escape(group_id), "claimant": self.emitter.name}
         self.database.run(lambda connection: self.journal.append_and_ask(connection, event, release, parameters))
 
     def _values(self, group_id: str) -> list[Any]:

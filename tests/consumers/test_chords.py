@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from celery import Celery, group
+from celery.backends.base import Backend
 from celery.exceptions import ChordError, TimeLimitExceeded
 from celery.result import GroupResult as CeleryGroupResult
 from celery.utils.functional import regen
@@ -297,6 +298,7 @@ def test_the_errback_of_the_body_is_called(app: Celery, mailbox: Mailbox) -> Non
     assert [(message.task, message.args) for message in mailbox.sent()] == [("scene.oops", ["body"])]
 
 
+@pytest.mark.skipif(not hasattr(Backend, "_handle_group_chord_error"), reason="Celery before 5.6 leaves them pending")
 def test_every_task_of_a_group_body_fails(app: Celery) -> None:
     """Whoever waits for one of them hears of it."""
     callback = group(app.signature("scene.one"), app.signature("scene.two"), app=app)

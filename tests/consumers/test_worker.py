@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery import chain, chord, group
+from celery import VERSION, chain, chord, group
 from celery.exceptions import ChordError, NotRegistered, TaskRevokedError
 
 from celery_journal.projections import TaskResult, verify
@@ -222,6 +222,7 @@ def test_a_revoke_of_a_finished_task_keeps_its_result(worker: Worker) -> None:
     assert (worker.app.AsyncResult(result.id).state, worker.app.AsyncResult(result.id).result) == ("SUCCESS", 3)
 
 
+@pytest.mark.skipif(VERSION < (5, 6), reason="Celery before 5.6 stores it only when the task would have run")
 def test_a_revoke_of_a_waiting_task_revokes_it(worker: Worker) -> None:
     """One that is not to run yet never will."""
     result = worker.send("add", 1, 2, countdown=3600)
@@ -238,7 +239,9 @@ def test_a_revoke_of_a_waiting_task_revokes_it(worker: Worker) -> None:
 
 def test_a_chord_with_a_member_whose_result_is_ignored_gets_its_value(worker: Worker) -> None:
     """Backends that read the members' results wait for it for ever."""
-    result = chord([worker.signature("add", 1, 1), worker.signature("quiet", "psst")], app=worker.app)(worker.signature("collect"))
+    result = chord([worker.signature("add", 1, 1), worker.signature("quiet", "psst", ignore_result=True)], app=worker.app)(
+        worker.signature("collect")
+    )
 
     assert result.get(timeout=PATIENCE) == [2, "psst"]
     assert "task-succeeded" not in kinds(worker.dsn, result.parent.results[1].id)

@@ -223,18 +223,6 @@ def test_the_writer_cannot_make_objects(writer: Connection) -> None:
         writer.execute("create table celery_journal.mine (mine integer)")
 
 
-@pytest.mark.parametrize("column", ["transaction", "position", "recorded_at"])
-def test_the_writer_does_not_choose_the_place_of_an_event(column: str, writer: Connection) -> None:
-    """Where an event stands in the log, and when it came, is the database's to say."""
-    value = {"transaction": "'3'", "position": "1", "recorded_at": "'2000-01-01'"}[column]
-    statement = f"""
-        insert into celery_journal.event (event_id, stream, kind, occurred_at, {column})
-        values (gen_random_uuid(), 'task-9', 'task-sent', now(), {value})"""
-
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        writer.execute(statement.encode())
-
-
 def test_the_reader_reads_every_view(reader: Connection, superuser: Connection, journal: Journal) -> None:
     """People and dashboards see the log and all that is made of it."""
     seen = {name: reader.execute(f"select * from {name}".encode()).fetchall() for name in relations(superuser, "v")}
