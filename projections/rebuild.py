@@ -8,9 +8,10 @@ catching up, and the swap is a rename. Readers never see an empty or partial vie
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
 from psycopg import errors
@@ -124,7 +125,15 @@ def _wait_for_older_readers(connection: Connection, schema: str) -> None:
 
 
 def _swap(connection: Connection, live: Projection, new: Projection, schema: str, second: str) -> None:
-    statements = [statement("detach", schema, trigger=second)]
+    """Point the views at the new tables and let these take the names of the live ones.
+
+    A reader locks a view before its tables, and so does this: else each would wait for the other. The second trigger
+    only falls silent here; to drop it waits for the readers of the log as well.
+    """
+    statements = [statement("silence", schema, trigger=second)]
+    tables = re.compile(rf"\b{schema}\.({'|'.join(live.table_names)})\b")
+    views = [Projection(name, schema).view for name in PROJECTIONS]  # one may read another's table
+    statements += [tables.sub(lambda match: new.table(match[1]), view).encode() for view in views if tables.search(view)]
     after = []
     for table in live.table_names:
         old_name = f"{table}__old"
@@ -132,8 +141,9 @@ def _swap(connection: Connection, live: Projection, new: Projection, schema: str
         after.append(statement("drop", schema, new=f"{schema}.{old_name}"))
         for name, wanted in _index_names(connection, schema, new.table(table), live.table(table)):
             after.append(statement("rename index", schema, name=name, wanted=wanted))
-    views = [Projection(name, schema).view.encode() for name in PROJECTIONS]  # one may read another's table
-    _with_writers_stopped(connection, schema, [*statements, *views, *after])
+    _with_writers_stopped(connection, schema, [*statements, *after])
+    with suppress(errors.LockNotAvailable):  # a silent trigger does no harm, and the next rebuild removes it
+        _remove(connection, schema, new, second)
 
 
 def _index_names(connection: Connection, schema: str, new: str, live: str) -> list[tuple[str, str]]:
@@ -153,7 +163,9 @@ def _copy_storage(connection: Connection, schema: str, live: str, new: str) -> N
 
 def _remove(connection: Connection, schema: str, new: Projection, second: str) -> None:
     """Remove the second trigger and the new tables, if there are any."""
-    _with_writers_stopped(connection, schema, [statement("detach", schema, trigger=second)])
+    if connection.execute(statement("attached", schema), {"trigger": second}).fetchone() is not None:
+        _with_writers_stopped(connection, schema, [statement("detach", schema, trigger=second)])
+    connection.execute(statement("drop function", schema, trigger=second))
     for table in new.table_names:
         connection.execute(statement("drop", schema, new=new.table(table)))
 

@@ -8,9 +8,19 @@ select pg_try_advisory_lock(hashtextextended('celery_journal.rebuild', 0))
 -- name: unlock
 select pg_advisory_unlock(hashtextextended('celery_journal.rebuild', 0))
 
+-- name: attached
+select from pg_catalog.pg_trigger where tgrelid = 'celery_journal.event'::regclass and tgname = %(trigger)s
+
 -- name: detach
-drop trigger if exists {trigger} on celery_journal.event;
+-- Waits for the readers of the log too, even where there is no such trigger.
+drop trigger if exists {trigger} on celery_journal.event
+
+-- name: drop function
 drop function if exists celery_journal.{trigger}()
+
+-- name: silence
+-- The new tables are the live ones now, into which the first trigger folds.
+create or replace function celery_journal.{trigger}() returns trigger language plpgsql as 'begin return null; end'
 
 -- name: drop
 drop table if exists {new}

@@ -314,6 +314,17 @@ def test_a_relaxed_fact_does_not_relax_the_transaction_of_its_caller(
     assert durability() == ["on", "on"]
 
 
+def test_a_relaxed_fact_does_not_relax_the_transaction_that_it_opens(
+    durability: Callable[[], list[str]], connection: Connection, journal: Journal, emitter: Emitter
+) -> None:
+    """On a connection that is not in autocommit mode, its transaction goes on after it, and all wait for the disk."""
+    with psycopg.connect(connection.info.dsn) as committing:
+        journal.append(committing, emitter.emit(TaskStarted, "task-1"))
+        journal.append(committing, emitter.emit(TaskSucceeded, "task-1"))
+
+    assert durability() == ["on", "on"]
+
+
 def test_everything_can_be_durable(durability: Callable[[], list[str]], connection: Connection, emitter: Emitter) -> None:
     """One option makes every fact wait for the disk."""
     journal = Journal(everything_durable=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event as Signal
@@ -162,9 +163,11 @@ def test_what_stands_on_both_sides_is_told(told: Connection) -> None:
 
 def test_a_forgotten_row_that_was_removed_is_no_difference(told: Connection) -> None:
     """What purge_forgotten() removes is nothing that a view shows."""
-    purged = [told.execute("select celery_journal.purge_forgotten()").fetchone() for _ in range(2)]
+    deadline = time.monotonic() + 20  # whoever writes anywhere in the cluster holds it up
+    while told.execute("select celery_journal.purge_forgotten()").fetchone() != (1,):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
-    assert purged == [(0,), (1,)]
     assert verify(told).differences == []
 
 
