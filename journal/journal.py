@@ -90,7 +90,7 @@ class Journal:
 
     def _is_relaxed(self, connection: Connection, events: Sequence[Event]) -> bool:
         """Return whether the events need not wait for the disk. In a transaction of the caller's own, they share its fate."""
-        alone = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        alone = connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
         return alone and not self.everything_durable and all(event.relaxed for event in events)
 
     def _conflicts(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> list[UUID]:

@@ -18,7 +18,10 @@ _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
 
 def check_schema_name(schema: str) -> str:
-    """Return the schema name, if it needs no quoting anywhere; raise ValueError otherwise."""
+    """Return the schema name, if it has the form of a plain SQL name; raise ValueError otherwise.
+
+    A reserved word of SQL has that form too; PostgreSQL refuses it at the first migration.
+    """
     if not _SCHEMA_NAME.fullmatch(schema) or schema.startswith("pg_"):
         raise ValueError(
             f"schema {schema!r} is not usable: take up to 40 lower-case letters, digits and underscores, not starting with pg_ or a digit"

@@ -63,9 +63,10 @@ begin
     end loop;
 end $$;
 
--- JSON for people and for SQL; null when the bytes are not JSON that PostgreSQL can hold.
+-- JSON for people and for SQL; null when the bytes are not JSON that PostgreSQL can hold. Not for parallel plans: before
+-- PostgreSQL 16 they cannot catch an exception.
 create or replace function celery_journal.json_or_null(encoded bytea) returns jsonb
-language plpgsql immutable strict parallel safe as $$
+language plpgsql immutable strict parallel unsafe as $$
 begin
     return convert_from(encoded, 'UTF8')::jsonb;
 exception when others then

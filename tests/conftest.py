@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,14 @@ def _answers(dsn: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The DSN of an embedded server that ends with this run, however it ends."""
-    return embedded.use(Path(tmp_path_factory.mktemp("embedded", numbered=True)) / "journal")
+def embedded_server() -> Iterator[str]:
+    """The DSN of an embedded server that ends with this run, however it ends.
+
+    Not in pytest's own directory: another run of root's takes away the rights on it that the server needs.
+    """
+    with tempfile.TemporaryDirectory(prefix="celery-journal-tests-") as directory:
+        yield embedded.use(Path(directory) / "journal")
+        embedded.leave(Path(directory) / "journal")
 
 
 @pytest.fixture(scope="session", params=[pytest.param("embedded", id="embedded"), pytest.param("local", id="local")])
