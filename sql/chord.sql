@@ -6,7 +6,7 @@ select celery_journal.claim_chord(%(chord)s, %(parts)s, %(claimant)s, %(lease)s 
   from (select set_config('synchronous_commit', 'off', true)) as durability
 
 -- name: release
-select celery_journal.release_chord(%(chord)s, %(claimant)s)
+select celery_journal.release_chord(%(chord)s)
 
 -- name: open
 select celery_journal.open_chords()

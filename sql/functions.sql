@@ -85,6 +85,7 @@ declare
     ended           boolean;
     after_forgotten bigint;
     claimed_before  timestamptz;
+    claimed_by_whom text;
 begin
     insert into celery_journal.chord_lease as l (group_id, returned) values (chord, parts)
     on conflict (group_id) do update set returned = l.returned + excluded.returned
@@ -111,7 +112,10 @@ begin
         return 'waiting';
     end if;
 
-    select l.claimed_until into claimed_before from celery_journal.chord_lease l where l.group_id = chord;
+    select l.claimed_until, l.claimed_by into claimed_before, claimed_by_whom from celery_journal.chord_lease l where l.group_id = chord;
+    if claimed_by_whom = claimant then
+        return 'claimed';  -- asked again, because the answer was lost
+    end if;
     if claimed_before >= clock_timestamp() then
         return 'taken';
     end if;
@@ -122,9 +126,9 @@ begin
 end $$;
 
 -- Removes the lease of a chord that has ended.
-create or replace function celery_journal.release_chord(chord text, claimant text) returns void
+create or replace function celery_journal.release_chord(chord text) returns void
 language sql security definer set search_path = pg_catalog, pg_temp as $$
-    delete from celery_journal.chord_lease where group_id = chord and claimed_by = claimant;
+    delete from celery_journal.chord_lease where group_id = chord;
 $$;
 
 -- The chords whose parts are all there, whose body is not sent, and which nobody has claimed: a crash may leave one so.

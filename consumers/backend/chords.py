@@ -96,21 +96,22 @@ class Chords(JournalBase):
 
     def _after(self, event: kinds.Event, *, parts: int, callback: Any = None) -> None:
         """Record the event of a chord and ask, in the same round trip, whether the body is ours to send."""
-        claim = sql.query("chord.sql", "claim", self.journal.schema)
-        answer = self.database.run(
-            lambda connection: self.journal.append_and_ask(connection, event, claim, self._claim(event.stream, parts))
-        )
+        query, claim = self._claim(event.stream, parts)
+        answer = self.database.run(lambda connection: self.journal.append_and_ask(connection, event, query, claim))
         if answer == "unknown" and parts:
             logger.warning("a part returned to a chord that the journal does not know", extra={"group_id": event.stream})
         self._send_if_claimed(event.stream, answer, callback)
 
     def _claim_and_send(self, group_id: str) -> bool:
-        claim = sql.query("chord.sql", "claim", self.journal.schema)
-        answered = self.database.run(lambda connection: connection.execute(claim, self._claim(group_id, 0)).fetchone())
+        query, claim = self._claim(group_id, 0)
+        answered = self.database.run(lambda connection: connection.execute(query, claim).fetchone())
         return answered is not None and self._send_if_claimed(group_id, answered[0], None)
 
-    def _claim(self, group_id: str, parts: int) -> dict[str, Any]:
-        return {"chord": escape(group_id), "parts": parts, "claimant": self.emitter.name, "lease": self.options.chord_lease}
+    def _claim(self, group_id: str, parts: int) -> tuple[bytes, dict[str, Any]]:
+        """Return the query of a claim and its parameters; who claims has a name of its own, so asking again is no other claim."""
+        claimant = f"{self.emitter.name}/{uuid()}"
+        claim = {"chord": escape(group_id), "parts": parts, "claimant": claimant, "lease": self.options.chord_lease}
+        return sql.query("chord.sql", "claim", self.journal.schema), claim
 
     def _send_if_claimed(self, group_id: str, answer: str, callback: Any) -> bool:
         if answer not in {"claimed", "taken over"}:
@@ -138,8 +139,7 @@ class Chords(JournalBase):
     def _end(self, kind: type[kinds.ChordUnlocked] | type[kinds.ChordFailed], group_id: str, body_id: str, **fields: Any) -> None:
         release = sql.query("chord.sql", "release", self.journal.schema)
         event = self.emitter.emit(kind, group_id, task_id=body_id, **fields)
-        parameters = {"chord": escape(group_id), "claimant": self.emitter.name}
-        self.database.run(lambda connection: self.journal.append_and_ask(connection, event, release, parameters))
+        self.database.run(lambda connection: self.journal.append_and_ask(connection, event, release, {"chord": escape(group_id)}))
 
     def _values(self, group_id: str) -> list[Any]:
         """Return the values of the parts, in the order and the nesting of the header; raise ChordError if one failed."""

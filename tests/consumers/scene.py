@@ -128,7 +128,8 @@ class Mailbox:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         queue, control = f"{self.folder / 'queue'}", f"{self.folder / 'control'}"
         options = {"data_folder_in": queue, "data_folder_out": queue, "control_folder": control, "polling_interval": 0.02}
-        return {"broker_url": "filesystem://", "broker_transport_options": options}
+        transport = "celery_journal.consumers.demo.broker:Transport"  # kombu's own reader may see a message half written, and dies
+        return {"broker_url": "filesystem://", "broker_transport": transport, "broker_transport_options": options}
 
     def sent(self) -> list[Message]:
         """Return the tasks that were sent and that no worker has taken."""

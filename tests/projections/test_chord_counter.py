@@ -313,14 +313,21 @@ def test_a_claim_that_ran_out_is_taken_over(connection: Connection, journal: Jou
 
 
 def test_a_claim_that_was_given_back_is_free(connection: Connection, journal: Journal) -> None:
-    """Only its claimant gives a claim back (B19)."""
+    """Without its lease a chord is anybody's again (B19)."""
     journal.append(connection, fact(ChordStarted, "g", 1, size=1), part("a"))
     assert claim(connection, "one") == "claimed"
-    connection.execute("select celery_journal.release_chord('g', 'another')")
     before = claim(connection, "two", parts=0)
-    connection.execute("select celery_journal.release_chord('g', 'one')")
+    connection.execute("select celery_journal.release_chord('g')")
 
     assert (before, claim(connection, "two", parts=0)) == ("taken", "claimed")
+
+
+def test_a_claimant_whose_answer_was_lost_may_ask_again(connection: Connection, journal: Journal) -> None:
+    """The same claim, asked a second time because the connection broke, is still the claimant's, and nobody else's (B19)."""
+    journal.append(connection, fact(ChordStarted, "g", 1, size=1), part("a"))
+    assert claim(connection, "one") == "claimed"
+
+    assert [claim(connection, name) for name in ("one", "two")] == ["claimed", "taken"]
 
 
 @pytest.mark.parametrize("end", [pytest.param(ChordUnlocked, id="unlocked"), pytest.param(ChordFailed, id="failed")])
