@@ -67,6 +67,8 @@ class Database:
             with connections.connection() as connection:
                 return work(connection)
         except DatabaseUnreachable as exc:
+            if not isinstance(self.location, str):
+                self.close()  # an embedded server that has stopped is started again by the next use
             raise JournalUnavailable(str(exc)) from exc
         except (DatabaseError, SchemaError) as exc:
             raise ImproperlyConfigured(str(exc)) from exc
