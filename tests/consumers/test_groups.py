@@ -35,8 +35,6 @@ def group_of(app: Celery, group_id: str, *ids: str) -> CeleryGroupResult:
 @pytest.mark.parametrize("serializer", SERIALIZERS)
 def test_a_saved_group_is_restored(make_app: NewApp, serializer: str) -> None:
     """Its members and their order are what they were, with every serializer."""
-    if serializer == "yaml":
-        pytest.importorskip("yaml")
     app = make_app(result_serializer=serializer, accept_content=[serializer])
     saved = group_of(app, "group", "a", "b", "c")
 
