@@ -49,10 +49,6 @@ VALUES = [
 ]
 
 
-def known(serializer: str) -> str:
-    return serializer
-
-
 class Custom(Exception):
     """An exception of the user's own module."""
 
@@ -68,7 +64,7 @@ def unimportable(*args: object) -> Exception:
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_comes_back_as_the_serializer_makes_it(make_app: NewApp, dsn: str, serializer: str, value: object) -> None:
     """Nothing is lost between the worker and the reader that Celery's serializer keeps; what it refuses is not stored."""
-    app = make_app(result_serializer=known(serializer), accept_content=[serializer])
+    app = make_app(result_serializer=serializer, accept_content=[serializer])
     try:
         content_type, encoding, payload = dumps(value, serializer=serializer)
     except EncodeError:
@@ -163,7 +159,7 @@ def test_a_result_that_is_a_result_comes_back_as_its_tuple(app: Celery, backend:
 def test_an_exception_is_restored_with_its_class(make_app: NewApp, serializer: str, error: Exception) -> None:
     """What was raised in the worker is caught by its class where the result is read."""
     sys.modules.setdefault(Custom.__module__, sys.modules[__name__])
-    app = make_app(result_serializer=known(serializer), accept_content=[serializer])
+    app = make_app(result_serializer=serializer, accept_content=[serializer])
 
     app.backend.mark_as_failure("a", error, request=delivered(app, task_id="a"))
 
@@ -208,7 +204,7 @@ def test_a_traceback_with_nul_is_stored(app: Celery, backend: JournalBackend, ds
 @pytest.mark.parametrize("serializer", SERIALIZERS)
 def test_arguments_are_shown_as_they_were_sent(make_app: NewApp, serializer: str) -> None:
     """AsyncResult.args and .kwargs are values, not their repr."""
-    app = make_app(task_serializer=known(serializer), accept_content=list({serializer, "json"}))
+    app = make_app(task_serializer=serializer, accept_content=list({serializer, "json"}))
     request = delivered(app, args=("a", [1, 2]), kwargs={"k": {"n": None}})
 
     app.backend.mark_as_done(request.id, 1, request=request)
