@@ -16,11 +16,12 @@ from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils import json
 
 from celery_journal import sql
+from celery_journal.journal import PayloadTooLarge
 from celery_journal.journal import events as kinds
 from celery_journal.journal.codec import escape
 from celery_journal.projections import ChordCounter, ChordPart, TaskResult
 
-from .base import JournalBase
+from .base import JournalBase, ResultTooLarge
 from .request import attempt_of
 
 logger = logging.getLogger(__name__)
@@ -65,21 +66,28 @@ class Chords(JournalBase):
         task_id, group_id = getattr(request, "id", None), getattr(request, "group", None)
         if not task_id or not group_id:
             return
+        callback = getattr(request, "chord", None)
         try:
-            encoded = self._encoded(self.encode_result(result, state))
+            part = self._part(request, state, result)
         except (EncodeError, TypeError, ValueError) as exc:  # the part has ended all the same
-            state, encoded = states.FAILURE, self._encoded(self.encode_result(exc, states.FAILURE))
-        part = self.emitter.emit(
+            part = self._part(request, states.FAILURE, exc)
+        try:
+            self._after(part, parts=1, callback=callback)
+        except PayloadTooLarge as exc:  # nothing of it is recorded, and the body must not wait for ever
+            too_large = ResultTooLarge(str(exc))
+            self._after(self._part(request, states.FAILURE, too_large), parts=1, callback=callback)
+
+    def _part(self, request: Any, state: str, result: Any) -> kinds.ChordPartReturned:
+        return self.emitter.emit(
             kinds.ChordPartReturned,
-            str(group_id),
+            str(request.group),
             attempt=attempt_of(request),
-            task_id=str(task_id),
+            task_id=str(request.id),
             group_index=getattr(request, "group_index", None),
             state=state,
             worker=getattr(request, "hostname", None),
-            **encoded,
+            **self._encoded(self.encode_result(result, state)),
         )
-        self._after(part, parts=1, callback=getattr(request, "chord", None))
 
     def sweep_chords(self) -> list[str]:
         """Send the bodies that a crash has left unsent; return the ids of their groups."""

@@ -321,6 +321,17 @@ def test_a_value_that_cannot_be_encoded_fails_the_body(app: Celery) -> None:
     assert str(result.result).startswith("Dependency m0 raised EncodeError")
 
 
+def test_a_value_above_the_limit_fails_the_body(make_app: NewApp) -> None:
+    """An ignored result that is too large ends its part all the same: the chord does not wait for ever."""
+    app = make_app(result_backend_transport_options={"max_payload_bytes": 4000})
+    begin(app, 1)
+
+    give_back(app, 0, "x" * 5000)
+
+    assert app.backend.get_state("body") == "FAILURE"
+    assert "above the limit" in str(app.backend.get_result("body"))
+
+
 def test_a_body_that_cannot_be_sent_fails(app: Celery, dsn: str) -> None:
     """Nobody waits for ever: the error is the body's result, and why is in the log."""
     callback = body(app, serializer="unheard-of")
