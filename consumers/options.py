@@ -28,12 +28,22 @@ class Options(BaseModel):
 
     #: The PostgreSQL schema of the journal.
     schema_name: Annotated[str, AfterValidator(check_schema_name)] = Field(default=DEFAULT_SCHEMA, alias="schema")
+    #: Where results are read, such as a replica; unless given, where they are written.
+    read_dsn: str | None = None
+    #: Where to LISTEN, past a PgBouncer in transaction mode; unless given, where results are written. Empty: poll instead.
+    listen_dsn: str | None = None
     #: Connections a process opens at most.
     pool_size: PositiveInt = 4
     #: Seconds to wait for a connection.
     connect_timeout: PositiveFloat = 10.0
     #: Seconds during which a write is tried again when the connection breaks.
     retry_budget: float = Field(default=10.0, ge=0)
+    #: The directory that keeps what could not be written within the retry budget; empty: keep nothing, raise instead.
+    spool: str | None = None
+    #: The most that one spool may hold, in bytes.
+    spool_max_bytes: PositiveInt = 1 << 30
+    #: Seconds between two looks at the database by those who wait for results, should a notification be lost.
+    reread_interval: PositiveFloat = 5.0
     #: Wait for the disk where a fact ends something (`meaning`), or with every event (`everything`).
     durability: Literal["meaning", "everything"] = "meaning"
     #: The largest payload of one event.

@@ -4,6 +4,7 @@ from .codec import RecordedEvent
 from .connection import Connections, connect, redact
 from .emitter import Emitter
 from .errors import (
+    CannotListen,
     DatabaseError,
     DatabaseMissing,
     DatabaseUnreachable,
@@ -19,9 +20,12 @@ from .errors import (
 )
 from .journal import Connection, Journal
 from .migrations import check_version, migrate, pending_migrations, schema_version, script, wanted_version
+from .notifications import EVERYTHING, Listener, token
 from .subscription import Subscription
 
 __all__ = [
+    "EVERYTHING",
+    "CannotListen",
     "Connection",
     "Connections",
     "DatabaseError",
@@ -32,6 +36,7 @@ __all__ = [
     "EventConflict",
     "Journal",
     "JournalError",
+    "Listener",
     "LoginRefused",
     "PayloadTooLarge",
     "RecordedEvent",
@@ -47,5 +52,6 @@ __all__ = [
     "redact",
     "schema_version",
     "script",
+    "token",
     "wanted_version",
 ]

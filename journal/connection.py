@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from celery_journal import sql
 
 from .errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, DsnUnreadable, LoginRefused
+from .processes import cooperate, remember
 
 Connection = psycopg.Connection[Any]
 
@@ -41,12 +42,21 @@ def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
     Raises DatabaseUnreachable, LoginRefused or DatabaseMissing, whose text is one sentence without the password.
     """
     try:
-        return psycopg.connect(complete(dsn, timeout), autocommit=True)
+        connection = psycopg.connect(complete(dsn, timeout), autocommit=True)
+        if is_pooled(connection):
+            connection.prepare_threshold = None  # the next transaction may be in a session that has not prepared the statement
+        return connection
     except psycopg.ProgrammingError:
         # From nothing: libpq quotes what it cannot read, and that may be the password.
         raise DsnUnreadable("the DSN cannot be read; write it as postgresql://user@host:port/database") from None
     except psycopg.OperationalError as exc:
         raise explain(dsn, exc) from exc
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Return whether this leads through a pooler, such as PgBouncer, which may lend another session for each transaction."""
+    # A pooler makes up the process id that it gives to its clients.
+    return bool(connection.execute(sql.query("notify.sql", "backend")).fetchone() != (connection.info.backend_pid,))
 
 
 def complete(dsn: str, timeout: float = CONNECT_TIMEOUT) -> str:
@@ -68,7 +78,8 @@ def explain(dsn: str, exc: psycopg.OperationalError) -> DatabaseError:
             if connection.execute(sql.query("schema.sql", "database"), {"name": name}).fetchone() is None:
                 return DatabaseMissing(f"PostgreSQL at {where} has no database of that name; run: createdb {name}")
     if _answers(dsn):
-        return LoginRefused(f"PostgreSQL at {where} refuses the connection; see its log, and pg_hba.conf for this user and database")
+        why = "pg_hba.conf, too many connections, or a pooler without a server"
+        return LoginRefused(f"PostgreSQL at {where} refuses the connection; its log says why: {why}", may_pass=True)
     return DatabaseUnreachable(f"no PostgreSQL answers at {where}; start it or correct the URL")
 
 
@@ -89,24 +100,40 @@ class Connections:
         self._pools: dict[int, ConnectionPool[Connection]] = {}
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Lend a connection. Raises DatabaseUnreachable, LoginRefused or DatabaseMissing if there can be none."""
-        pool = self._open()
+    def connection(self, timeout: float | None = None) -> Iterator[Connection]:
+        """Lend a connection, within `timeout` seconds (ours, unless given).
+
+        Raises DatabaseUnreachable, LoginRefused or DatabaseMissing if there can be none.
+        """
+        timeout = self.timeout if timeout is None else min(timeout, self.timeout)
+        pool = self._open(timeout)
         try:
-            connection = pool.getconn(self.timeout)
+            connection = pool.getconn(timeout)
         except PoolTimeout as exc:
-            connect(self.dsn, self.timeout).close()  # says what is wrong, if it is not only that all are in use
-            raise DatabaseUnreachable(
-                f"no connection to {redact(self.dsn)} became free within {self.timeout:g} s; raise pool_size"
-            ) from exc
+            try:
+                connect(self.dsn, timeout).close()  # says what is wrong, if it is not only that all are in use
+            except DatabaseError:
+                self._discard(pool)
+                raise
+            raise DatabaseUnreachable(f"no connection to {redact(self.dsn)} became free within {timeout:g} s; raise pool_size") from exc
         try:
             yield connection
         finally:
+            broken = connection.broken
             pool.putconn(connection)
+            if broken:
+                self._discard(pool)
+
+    def _discard(self, pool: ConnectionPool[Connection]) -> None:
+        """Have the next use open a new pool: one that met an outage pauses longer and longer, and would miss the end of it."""
+        current = self._pools.pop(os.getpid(), None)
+        if current is not None and current is not pool and self._pools.setdefault(os.getpid(), current) is not current:
+            current.close(timeout=0.5)
+        pool.close(timeout=0.5)
 
     def check(self) -> None:
         """Replace the connections that a restart of the server has broken."""
-        self._open().check()
+        self._open(self.timeout).check()
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
@@ -114,10 +141,11 @@ class Connections:
         if pool is not None:
             pool.close(timeout=1)
 
-    def _open(self) -> ConnectionPool[Connection]:
+    def _open(self, timeout: float) -> ConnectionPool[Connection]:
         pool = self._pools.get(os.getpid())
         if pool is None:
-            connect(self.dsn, self.timeout).close()  # the pool itself cannot say why it gets no connection
+            with connect(self.dsn, timeout) as first:  # the pool itself cannot say why it gets no connection
+                prepare_threshold = first.prepare_threshold
             new = ConnectionPool(
                 complete(self.dsn, self.timeout),
                 min_size=0,
@@ -125,7 +153,7 @@ class Connections:
                 timeout=self.timeout,
                 max_idle=300,
                 open=True,
-                kwargs={"autocommit": True},
+                kwargs={"autocommit": True, "prepare_threshold": prepare_threshold},
                 name=APPLICATION_NAME,
             )
             pool = self._pools.setdefault(os.getpid(), new)  # atomic; a lock could be inherited in a locked state

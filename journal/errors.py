@@ -70,11 +70,20 @@ class LoginRefused(DatabaseError):
 
     exit_code = 4
 
+    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+        super().__init__(text)
+        #: Whether it may be for the moment only; libpq does not tell too many connections from a rule of pg_hba.conf.
+        self.may_pass = may_pass
+
 
 class DatabaseMissing(DatabaseError):
     """The server has no database of that name."""
 
     exit_code = 5
+
+
+class CannotListen(DatabaseError):
+    """The connection works, but no NOTIFY would arrive on it."""
 
 
 class SchemaError(JournalError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from celery_journal import sql
 from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, decode, encode, escape
 from .errors import EventConflict
 from .events import Event
+from .notifications import announcement
 
 Connection = psycopg.Connection[Any]
 
@@ -32,6 +33,8 @@ class Journal:
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
     #: Wait for the disk with every event, not only with those that end something.
     everything_durable: bool = False
+    #: Hint at what is appended to those who wait for results.
+    announcing: bool = False
 
     def append(self, connection: Connection, *events: Event) -> int:
         """Record the events and fold them into the views, in one statement; return how many were new.
@@ -39,6 +42,9 @@ class Journal:
         An event that is recorded already is left alone. Raises EventConflict if one is recorded with other content
         (the others are recorded), PayloadTooLarge if one is above the limit (none is recorded).
         """
+        news = announcement(events, self.schema) if self.announcing and _is_idle(connection) else None
+        if news is not None and len(events) == 1:
+            return int(self._append_then(connection, events[0], *news)[0])
         rows = [encode(event, self.max_payload_bytes) for event in events]
         new = 0
         conflicts: list[UUID] = []
@@ -47,6 +53,8 @@ class Journal:
             recorded, conflicting = self._append(connection, events[chunk], rows[chunk])
             new += recorded
             conflicts += conflicting
+        if news is not None:
+            connection.execute(*news)
         if conflicts:
             raise EventConflict(conflicts)
         return new
@@ -56,6 +64,10 @@ class Journal:
 
         Two transactions: what the query locks is not held while the event waits for the disk. Raises what `append` raises.
         """
+        return self._append_then(connection, event, query, parameters)[1]
+
+    def _append_then(self, connection: Connection, event: Event, query: bytes, parameters: Mapping[str, Any]) -> tuple[bool, Any]:
+        """Append and ask; return whether the event is new, and what the query answers."""
         row = encode(event, self.max_payload_bytes)
         relaxed = self._is_relaxed(connection, [event])
         with connection.cursor() as appending, connection.cursor() as asking:
@@ -73,7 +85,7 @@ class Journal:
             recorded, (answer,) = appending.fetchone(), asking.fetchone() or (None,)
         if recorded is None and (conflicts := self._conflicts(connection, [row])):
             raise EventConflict(conflicts)
-        return answer
+        return recorded is not None, answer
 
     def _append(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> tuple[int, list[UUID]]:
         """Append what one statement takes; return how many were new, and which are recorded with other content."""
@@ -90,8 +102,7 @@ class Journal:
 
     def _is_relaxed(self, connection: Connection, events: Sequence[Event]) -> bool:
         """Return whether the events need not wait for the disk. In a transaction of the caller's own, they share its fate."""
-        alone = connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        return alone and not self.everything_durable and all(event.relaxed for event in events)
+        return _is_idle(connection) and not self.everything_durable and all(event.relaxed for event in events)
 
     def _conflicts(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> list[UUID]:
         """Return the ids under which the log has something else than the rows say."""
@@ -108,6 +119,12 @@ class Journal:
             cursor.execute(self._query("read stream"), {"stream": escape(stream)})
             return [decode(row) for row in cursor]
 
+    def read_transitions(self, connection: Connection, streams: Iterable[str], kinds: Iterable[str]) -> list[RecordedEvent]:
+        """Return the events of these kinds in these streams, in the order of the log."""
+        with connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(self._query("read transitions"), {"streams": [escape(stream) for stream in streams], "kinds": list(kinds)})
+            return [decode(row) for row in cursor]
+
     def read_all(self, connection: Connection, after: tuple[int, int] = BEGINNING, limit: int = 1000) -> list[RecordedEvent]:
         """Return up to `limit` events that stand after the place `after`, in the order of the log.
 
@@ -121,6 +138,11 @@ class Journal:
 
     def _query(self, name: str) -> bytes:
         return sql.query("journal.sql", name, self.schema)
+
+
+def _is_idle(connection: Connection) -> bool:
+    """Return whether the next statement is a transaction by itself, and not a part of one of the caller's."""
+    return connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
 def _array_literals(arrays: Sequence[list[str] | None]) -> list[str | None]:

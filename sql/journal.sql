@@ -63,6 +63,13 @@ select e.*, e.transaction::text::bigint as transaction
  where e.stream = %(stream)s
  order by e.transaction, e.position
 
+-- name: read transitions
+select e.*, e.transaction::text::bigint as transaction
+  from celery_journal.event e
+ where e.stream = any(%(streams)s)
+   and e.kind = any(%(kinds)s)
+ order by e.transaction, e.position
+
 -- name: read all
 -- Behind the horizon: positions are handed out before the commit, so an event with a smaller place may still appear
 -- as long as a transaction that began before it is open.

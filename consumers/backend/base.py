@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from celery.backends.base import BaseBackend, unpickle_backend
+import psycopg
+from celery.backends.base import unpickle_backend
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import EncodeError
 from kombu.serialization import loads
 
+from celery_journal.consumers.drain import is_outage
 from celery_journal.consumers.options import InvalidOption, Options, locate
-from celery_journal.journal import Emitter, Journal, PayloadTooLarge, redact
+from celery_journal.consumers.spool import spool_of
+from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge, redact
 from celery_journal.journal import events as kinds
 
-from .connection import TRANSIENT, Database, JournalUnavailable
+from .brief import brief_error
+from .connection import Database, JournalUnavailable
+from .outage import Outage, is_worker_main
+from .retries import Retries
 
 try:
     from celery.backends.base import decompress_payload
@@ -25,11 +32,14 @@ except ImportError:  # Celery before 5.7 compresses no results
         return payload
 
 
+logger = logging.getLogger(__name__)
+
+
 class ResultTooLarge(EncodeError):
     """A result is above max_payload_bytes. Celery makes the task a FAILURE with this error."""
 
 
-class JournalBase(BaseBackend):
+class JournalBase(Retries):
     """A backend that can append events and read rows. One instance serves all threads, and survives forks."""
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
@@ -38,15 +48,22 @@ class JournalBase(BaseBackend):
         try:
             self.options = Options.read(app.conf.get("result_backend_transport_options"))
             self.location = locate(url)
+            replica = locate(self.options.read_dsn) if self.options.read_dsn else None
         except InvalidOption as exc:
             raise ImproperlyConfigured(str(exc)) from exc
         self.journal = Journal(
             schema=self.options.schema_name,
             max_payload_bytes=self.options.max_payload_bytes,
             everything_durable=self.options.durability == "everything",
+            announcing=True,
         )
         self.emitter = Emitter()
-        self.database = Database(self.location, self.options)
+        self.database = Database(self.location, self.options, replica)
+        #: What keeps facts while the database is away; None if the option says so.
+        self.spool = None
+        if self.options.spool != "":
+            self.spool = spool_of(self.location, self.options.schema_name, self.options.spool, self.options.spool_max_bytes)
+        self.outage = Outage(self.database, self.journal, self.spool)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         return unpickle_backend, (
@@ -64,11 +81,43 @@ class JournalBase(BaseBackend):
         return f"journal+postgresql://{redact(self.location)}"
 
     def append(self, *events: kinds.Event) -> None:
-        """Record the events, in one round trip."""
+        """Record the events, in one round trip; while the database is away, they go to the spool."""
+        self._trying(events)
         try:
-            self.database.run(lambda connection: self.journal.append(connection, *events))
+            self.outage.record(lambda connection: self.journal.append(connection, *events), events)
         except PayloadTooLarge as exc:
             raise ResultTooLarge(str(exc)) from exc
+
+    def append_and_ask(self, event: kinds.Event, query: bytes, parameters: Mapping[str, Any]) -> Any:
+        """Record the event and, in the same round trip, return what the query answers; None if the event went to the spool."""
+        return self.outage.record(lambda connection: self.journal.append_and_ask(connection, event, query, parameters), [event])
+
+    def append_first(self, forms: Iterable[Callable[[], kinds.Event]]) -> None:
+        """Record the event in the first of its forms that can be encoded and is within the limits."""
+        refused: Exception | None = None
+        for number, make in enumerate(forms):
+            try:
+                event = self._made_once(number, make)
+                self.append(event)
+            except (EncodeError, ValueError, TypeError, RecursionError, psycopg.Error) as exc:
+                if is_outage(exc):
+                    raise
+                refused = refused or exc
+            else:
+                if refused is not None:
+                    logger.warning("%s of %s is recorded without what cannot be stored: %s", event.kind, event.stream, refused)
+                return
+        if refused is not None:
+            raise refused
+
+    def encode_result(self, result: Any, state: str) -> Any:
+        """Return the result as the serializer can take it. An error that cannot be had that way becomes a short text."""
+        try:
+            return super().encode_result(result, state)
+        except Exception:
+            if state not in self.EXCEPTION_STATES:
+                raise
+            return brief_error(result)
 
     def _encoded(self, value: Any) -> dict[str, Any]:
         """Return the value as Celery's serializer makes it; raise EncodeError if it cannot."""
@@ -90,10 +139,20 @@ class JournalBase(BaseBackend):
             accept=self.accept,
         )
 
-    def _rows(self, model: Any, keys: Iterable[str]) -> dict[str, Any]:
-        rows: dict[str, Any] = self.database.run(lambda connection: model.get_many(connection, keys, self.journal.schema))
-        return rows
+    def _rows(self, model: Any, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Any]:
+        """Return the rows; `fresh` ones are not from a replica, which may be a little behind. What a worker decides by must be."""
 
-    def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        """Return whether the same call may do next time: after a lost connection, never after an error in the data."""
-        return isinstance(exc, (JournalUnavailable, *TRANSIENT))
+        def work(connection: Connection) -> dict[str, Any]:
+            rows: dict[str, Any] = model.get_many(connection, keys, self.journal.schema)
+            return rows
+
+        return self.database.run(work) if fresh or is_worker_main() else self.database.read(work)
+
+    def _row_unless_away(self, model: Any, key: str) -> Any:
+        """Return the row; None if there is none, and without waiting again while the database is away."""
+        if self.outage.away:
+            return None
+        try:
+            return self._rows(model, [key], fresh=True).get(key)
+        except JournalUnavailable:
+            return None

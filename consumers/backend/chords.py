@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from celery import states
 from celery.canvas import maybe_signature
-from celery.exceptions import ChordError
-from celery.result import GroupResult, allow_join_result
+from celery.exceptions import ChordError, TaskRevokedError
+from celery.result import GroupResult as CeleryGroupResult
+from celery.result import allow_join_result
 from celery.utils import uuid
 from celery.utils.functional import _regen
 from kombu.exceptions import EncodeError
@@ -19,10 +21,12 @@ from celery_journal import sql
 from celery_journal.journal import PayloadTooLarge
 from celery_journal.journal import events as kinds
 from celery_journal.journal.codec import escape
-from celery_journal.projections import ChordCounter, ChordPart, TaskResult
+from celery_journal.projections import ChordCounter, ChordPart, GroupResult, TaskResult
 
 from .base import JournalBase, ResultTooLarge
-from .request import attempt_of
+from .connection import JournalUnavailable
+from .members import members_of
+from .request import attempt_of, is_run_here
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +41,32 @@ class Chords(JournalBase):
         body = maybe_signature(body, app=self.app)
         content_type, _, callback = dumps(dict(body), serializer=self.app.conf.task_serializer)
         sub_tasks = None if results is None else json.dumps([result.as_tuple() for result in results]).encode()
-        size = 0 if results == [] else body.get("chord_size")
-        self.append(
-            self.emitter.emit(
-                kinds.ChordStarted,
-                group_id,
-                result=sub_tasks,
-                content_type=None if sub_tasks is None else "application/json",
-                content_encoding=None if sub_tasks is None else "utf-8",
-                size=size,
-                callback=callback.encode() if isinstance(callback, str) else callback,
-                callback_content_type=content_type,
-            )
-        )
-        if results == []:
+        fields = {
+            "result": sub_tasks,
+            "content_type": None if sub_tasks is None else "application/json",
+            "content_encoding": None if sub_tasks is None else "utf-8",
+            "size": 0 if results == [] else body.get("chord_size"),
+            "callback": callback.encode() if isinstance(callback, str) else callback,
+            "callback_content_type": content_type,
+        }
+        started = self.emitter.emit(kinds.ChordStarted, group_id, **fields)
+        query, chord = sql.query("chord.sql", "has ended", self.journal.schema), {"chord": escape(group_id)}
+        if self.append_and_ask(started, query, chord):
+            self._start_anew(group_id, fields)
+        if results == [] and not self.outage.away:  # or else the sweep sends it
             self._claim_and_send(group_id)
+
+    def _start_anew(self, group_id: str, fields: dict[str, Any]) -> None:
+        """Begin another run of a chord that ran before under the same ids: a frozen signature that is applied again.
+
+        The parts and the end of the earlier run leave the views, a saved group of that id stays.
+        """
+        saved = self._rows(GroupResult, [group_id], fresh=True).get(group_id)
+        events: list[kinds.Event] = [self.emitter.emit(kinds.GroupExpired, group_id)]
+        if saved is not None and saved.result is not None:
+            kept = saved.model_dump(include={"members", "result", "content_type", "content_encoding"})
+            events.append(self.emitter.emit(kinds.GroupSaved, group_id, **kept))
+        self.append(*events, self.emitter.emit(kinds.ChordStarted, group_id, **fields))
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Record how many parts the chord has; the first of them may have returned by now."""
@@ -67,6 +82,12 @@ class Chords(JournalBase):
         if not task_id or not group_id:
             return
         callback = getattr(request, "chord", None)
+        if state != states.SUCCESS and not is_run_here(request):
+            # Told by another process: the one that ran it may have stored its success, and died before it said so here.
+            row = self._row_unless_away(TaskResult, str(task_id))
+            if row is not None and row.status == states.SUCCESS:
+                self._after(self._stored_part(str(group_id), getattr(request, "group_index", None), row), parts=1, callback=callback)
+                return
         try:
             part = self._part(request, state, result)
         except (EncodeError, TypeError, ValueError) as exc:  # the part has ended all the same
@@ -89,11 +110,75 @@ class Chords(JournalBase):
             **self._encoded(self.encode_result(result, state)),
         )
 
+    def _stored_part(self, group_id: str, group_index: int | None, row: TaskResult) -> kinds.ChordPartReturned:
+        """Return the part that a member owes which has ended as its row says."""
+        return self.emitter.emit(
+            kinds.ChordPartReturned,
+            group_id,
+            attempt=row.retries or 0,
+            task_id=row.task_id,
+            group_index=group_index,
+            state=row.status,
+            worker=row.worker,
+            **row.model_dump(include={"result", "content_type", "content_encoding"}),
+        )
+
+    def mark_as_failure(
+        self,
+        task_id: Any,
+        exc: Any,
+        traceback: Any = None,
+        request: Any = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = states.FAILURE,
+    ) -> None:
+        """Record that the task has failed, and with it what comes after it in its chain."""
+        # Celery returns the parts of tasks, but not those of the groups and chords of the chain.
+        self._return_parts_of([task for task in _later(request) if task.get("subtask_type")], state, exc)
+        super().mark_as_failure(task_id, exc, traceback, request, store_result, call_errbacks, state)
+
+    def mark_as_revoked(
+        self, task_id: Any, reason: Any = "", request: Any = None, store_result: bool = True, state: str = states.REVOKED
+    ) -> None:
+        """Record that the task is revoked; a chord that waits for what comes after it in its chain hears of it too."""
+        super().mark_as_revoked(task_id, reason, request, store_result, state)
+        self._return_parts_of(_later(request), state, TaskRevokedError(reason))
+
+    def return_parts(self, request: Any, state: str, exc: Any) -> None:
+        """Return the part of a task that has ended, and of what comes after it in its chain and will never run."""
+        if getattr(request, "chord", None):
+            self.on_chord_part_return(request, state, exc)
+        self._return_parts_of(_later(request), state, exc)
+
+    def _return_parts_of(self, signatures: Iterable[Any], state: str, exc: Any) -> None:
+        for signature in signatures:
+            for member in members_of(signature):
+                self.on_chord_part_return(member, state, exc)
+
+    def sweep_is_ours(self) -> bool:
+        """Return whether it is this process that sweeps now: one of all, once in `sweep_interval`."""
+        query = sql.query("chord.sql", "begin sweep", self.journal.schema)
+        sweep = {"claimant": self.emitter.name, "pause": self.options.sweep_interval}
+        answered = self.database.run(lambda connection: connection.execute(query, sweep).fetchone())
+        return answered == (True,)
+
     def sweep_chords(self) -> list[str]:
-        """Send the bodies that a crash has left unsent; return the ids of their groups."""
+        """Return the parts of members that ended without, and send the bodies that were left unsent; return the ids of their groups."""
+        self._return_parts_of_stragglers()
         query = sql.query("chord.sql", "open", self.journal.schema)
         found = self.database.run(lambda connection: [group_id for (group_id,) in connection.execute(query)])
         return [group_id for group_id in found if self._swept(group_id)]
+
+    def _return_parts_of_stragglers(self) -> None:
+        query = sql.query("chord.sql", "stragglers", self.journal.schema)
+        silent = {"silent_for": self.options.sweep_interval}
+        found = self.database.run(lambda connection: connection.execute(query, silent).fetchall())
+        rows = self._rows(TaskResult, {task_id for _, task_id, _ in found}, fresh=True) if found else {}
+        parts = [self._stored_part(group_id, index, rows[task_id]) for group_id, task_id, index in found if task_id in rows]
+        if parts:
+            self.append(*parts)
+            logger.warning("returned the parts of members that ended without", extra={"task_ids": [part.task_id for part in parts]})
 
     def _swept(self, group_id: str) -> bool:
         try:
@@ -105,10 +190,13 @@ class Chords(JournalBase):
     def _after(self, event: kinds.Event, *, parts: int, callback: Any = None) -> None:
         """Record the event of a chord and ask, in the same round trip, whether the body is ours to send."""
         query, claim = self._claim(event.stream, parts)
-        answer = self.database.run(lambda connection: self.journal.append_and_ask(connection, event, query, claim))
+        answer = self.append_and_ask(event, query, claim)
         if answer == "unknown" and parts:
             logger.warning("a part returned to a chord that the journal does not know", extra={"group_id": event.stream})
-        self._send_if_claimed(event.stream, answer, callback)
+        try:
+            self._send_if_claimed(event.stream, answer, callback)
+        except JournalUnavailable as exc:  # the part is recorded, and its task must not fail for what comes after
+            logger.warning("a chord is left to the sweep: %s", exc, extra={"group_id": event.stream})
 
     def _claim_and_send(self, group_id: str) -> bool:
         query, claim = self._claim(group_id, 0)
@@ -121,7 +209,7 @@ class Chords(JournalBase):
         claim = {"chord": escape(group_id), "parts": parts, "claimant": claimant, "lease": self.options.chord_lease}
         return sql.query("chord.sql", "claim", self.journal.schema), claim
 
-    def _send_if_claimed(self, group_id: str, answer: str, callback: Any) -> bool:
+    def _send_if_claimed(self, group_id: str, answer: str | None, callback: Any) -> bool:
         if answer not in {"claimed", "taken over"}:
             return False
         body = maybe_signature(callback, app=self.app) if callback else self._recorded_body(group_id)
@@ -138,7 +226,10 @@ class Chords(JournalBase):
                 raise ChordError(f"Callback error: {exc!r}") from exc
         except ChordError as exc:
             logger.exception("Chord %r raised: %r", group_id, exc)
+            owed = list(members_of(body))  # before Celery, which fails a group by giving its tasks another one
             self.chord_error_from_stack(body, exc)
+            for member in owed:  # a body that is a member of an outer chord
+                self.on_chord_part_return(member, states.FAILURE, exc)
             self._end(kinds.ChordFailed, group_id, body_id, reason=str(exc))
         else:
             self._end(kinds.ChordUnlocked, group_id, body_id)
@@ -147,7 +238,7 @@ class Chords(JournalBase):
     def _end(self, kind: type[kinds.ChordUnlocked] | type[kinds.ChordFailed], group_id: str, body_id: str, **fields: Any) -> None:
         release = sql.query("chord.sql", "release", self.journal.schema)
         event = self.emitter.emit(kind, group_id, task_id=body_id, **fields)
-        self.database.run(lambda connection: self.journal.append_and_ask(connection, event, release, {"chord": escape(group_id)}))
+        self.append_and_ask(event, release, {"chord": escape(group_id)})
 
     def _values(self, group_id: str) -> list[Any]:
         """Return the values of the parts, in the order and the nesting of the header; raise ChordError if one failed."""
@@ -157,7 +248,7 @@ class Chords(JournalBase):
             header = self._recorded_header(group_id)
             if any(children is not None for _, children in header):
                 return self._nested(header, {part.task_id: value for part, value in zip(parts, values, strict=True)})
-        except ChordError:
+        except (ChordError, JournalUnavailable):
             raise
         except Exception as exc:
             raise ChordError(f"Join error: {exc!r}") from exc
@@ -187,7 +278,7 @@ class Chords(JournalBase):
         return value
 
     def _recorded_header(self, group_id: str) -> list[Any]:
-        counter = self._rows(ChordCounter, [group_id]).get(group_id)
+        counter = self._rows(ChordCounter, [group_id], fresh=True).get(group_id)
         return json.loads(counter.sub_tasks) if counter is not None and counter.sub_tasks else []
 
     def _recorded_body(self, group_id: str) -> Any:
@@ -207,15 +298,21 @@ class Chords(JournalBase):
     def _was_sent(self, body: Any) -> bool:
         """Return whether the journal knows any task of the body."""
         ids = [body.options.get("task_id"), *(task.options.get("task_id") for task in getattr(body, "tasks", ()))]
-        return bool(self._rows(TaskResult, [task_id for task_id in ids if task_id]))
+        return bool(self._rows(TaskResult, [task_id for task_id in ids if task_id], fresh=True))
 
 
 def _header(header_result_args: Any) -> tuple[str, list[Any] | None]:
     """Return the id of the header and its results; None for a generator, which must not be consumed."""
-    if isinstance(header_result_args, GroupResult):
+    if isinstance(header_result_args, CeleryGroupResult):
         return header_result_args.id, list(header_result_args.results)
     group_id, results, *_ = header_result_args
     return group_id, None if isinstance(results, _regen) else list(results)
+
+
+def _later(request: Any) -> list[Any]:
+    """Return the signatures of what comes after the task in its chain."""
+    chain = getattr(request, "chain", None)
+    return chain if isinstance(chain, list) else []
 
 
 def _publish(app: Any, body: Any, values: list[Any]) -> None:

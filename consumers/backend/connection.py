@@ -7,14 +7,16 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 from celery.exceptions import BackendError, ImproperlyConfigured
+from psycopg_pool import PoolTimeout
 
 from celery_journal.consumers import embedded
+from celery_journal.consumers.drain import is_transient
 from celery_journal.consumers.options import Options
 from celery_journal.journal import Connection, Connections, DatabaseError, DatabaseUnreachable, SchemaError, check_version, migrate
 
@@ -22,21 +24,100 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: A connection that ended, a server that shuts down, a serialization failure, a deadlock: the same statement may do next time.
-TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError)
+#: Seconds that every try has at least, whatever is left of its budget: a connection takes its time.
+SHORTEST_TRY = 2.0
+
+#: Seconds during which a replica that failed is left alone.
+REPLICA_PAUSE = 30.0
+
+#: Whether each call gets one try, because somebody above tries again.
+one_try: ContextVar[bool] = ContextVar("one_try", default=False)
 
 
 class JournalUnavailable(BackendError):
     """The database of the journal cannot be reached at the moment. Nothing was stored, and trying again may help."""
 
 
-class Database:
-    """The journal's database, as one backend uses it: from any thread, and from every process forked off."""
+class Server:
+    """One database server, from any thread, and from every process forked off."""
 
     def __init__(self, location: str | Path, options: Options) -> None:
         self.location = location
         self.options = options
+        #: Whether it has ever served us, or the process that we were forked from. What fails then is no wrong setting.
+        self.worked = False
         self._opened: dict[int, Connections] = {}
+
+    def run(self, work: Callable[[Connection], T], seconds: float) -> T:
+        """Return what `work` returns, given a connection, for which it waits no longer than that.
+
+        Raises JournalUnavailable when the server does not answer, or no longer lets us in; ImproperlyConfigured when it
+        never did.
+        """
+        try:
+            with self._connections(seconds).connection(seconds) as connection:
+                done = work(connection)
+        except (DatabaseError, SchemaError) as exc:
+            if not isinstance(self.location, str) and not isinstance(exc.__cause__, PoolTimeout):
+                self.close()  # an embedded server that has stopped is started again by the next use
+            if self.worked or isinstance(exc, DatabaseUnreachable) or getattr(exc, "may_pass", False):
+                raise JournalUnavailable(str(exc)) from exc
+            raise ImproperlyConfigured(str(exc)) from exc
+        except psycopg.errors.ReadOnlySqlTransaction:
+            self.close()  # it has become a standby; with another host in the URL the next connection may find the primary
+            raise
+        self.worked = True
+        return done
+
+    @property
+    def dsn(self) -> str:
+        """Where it is; an embedded server runs when this returns."""
+        return self.location if isinstance(self.location, str) else embedded.use(self.location)
+
+    def _connections(self, seconds: float) -> Connections:
+        """Return this process's connections, to a schema that has been checked."""
+        connections = self._opened.get(os.getpid())
+        if connections is None:
+            connections = Connections(self.dsn, self.options.pool_size, self.options.connect_timeout)
+            try:
+                with connections.connection(seconds) as connection:
+                    if not isinstance(self.location, str):
+                        migrate(connection, self.options.schema_name)  # an embedded journal has no operator who would
+                    check_version(connection, self.options.schema_name)
+            except BaseException:
+                connections.close()
+                raise
+            connections = self._opened.setdefault(os.getpid(), connections)
+        return connections
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones."""
+        connections: Any = self._opened.pop(os.getpid(), None)
+        if connections is not None:
+            connections.close()
+
+
+class Database:
+    """The journal's database, as one backend uses it: a server to write to, and perhaps another to read from."""
+
+    def __init__(self, location: str | Path, options: Options, replica: str | Path | None = None) -> None:
+        self.location = location
+        self.options = options
+        #: What else ends when this is closed.
+        self.on_close: list[Callable[[], None]] = []
+        self._primary = Server(location, options)
+        self._replica = None if replica is None else Server(replica, options)
+        self._replica_rests_until = 0.0
+
+    @property
+    def dsn(self) -> str:
+        """Where it is written; an embedded server runs when this returns."""
+        return self._primary.dsn
+
+    @property
+    def worked(self) -> bool:
+        """Whether the database has ever served us, or the process that we were forked from."""
+        return self._primary.worked
 
     def run(self, work: Callable[[Connection], T], *, budget: float | None = None) -> T:
         """Return what `work` returns, given a connection.
@@ -45,12 +126,16 @@ class Database:
         (the option retry_budget, unless given); so it must be idempotent. Raises JournalUnavailable when that did not
         help, ImproperlyConfigured when the database refuses us or has no journal for this version.
         """
-        deadline = time.monotonic() + (self.options.retry_budget if budget is None else budget)
+        if budget is None:
+            budget = 0.0 if one_try.get() else self.options.retry_budget
+        deadline = time.monotonic() + budget
         attempt = 0
         while True:
             try:
-                return self._run(work)
-            except (*TRANSIENT, JournalUnavailable) as exc:
+                return self._primary.run(work, max(deadline - time.monotonic(), SHORTEST_TRY))
+            except (psycopg.Error, JournalUnavailable) as exc:
+                if not is_transient(exc) and not isinstance(exc, JournalUnavailable):
+                    raise
                 attempt += 1
                 pause = random.uniform(0, min(0.05 * 2**attempt, 2.0)) if attempt > 1 else 0.0  # noqa: S311  jitter, no secret
                 if time.monotonic() + pause > deadline:
@@ -59,43 +144,31 @@ class Database:
                     raise JournalUnavailable(f"the journal's database failed: {_first_line(exc)}") from exc
                 logger.warning("journal unavailable, trying again", extra={"attempt": attempt, "error": _first_line(exc)})
                 time.sleep(pause)
-                self._replace_broken()
 
-    def _run(self, work: Callable[[Connection], T]) -> T:
-        try:
-            connections = self._connections()
-            with connections.connection() as connection:
-                return work(connection)
-        except DatabaseUnreachable as exc:
-            if not isinstance(self.location, str):
-                self.close()  # an embedded server that has stopped is started again by the next use
-            raise JournalUnavailable(str(exc)) from exc
-        except (DatabaseError, SchemaError) as exc:
-            raise ImproperlyConfigured(str(exc)) from exc
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` returns, given a connection to the replica, which may be a little behind.
 
-    def _connections(self) -> Connections:
-        """Return this process's connections, to a schema that has been checked."""
-        connections = self._opened.get(os.getpid())
-        if connections is None:
-            dsn = self.location if isinstance(self.location, str) else embedded.use(self.location)
-            connections = Connections(dsn, self.options.pool_size, self.options.connect_timeout)
-            with connections.connection() as connection:
-                if not isinstance(self.location, str):
-                    migrate(connection, self.options.schema_name)  # an embedded journal has no operator who would
-                check_version(connection, self.options.schema_name)
-            connections = self._opened.setdefault(os.getpid(), connections)
-        return connections
-
-    def _replace_broken(self) -> None:
-        if connections := self._opened.get(os.getpid()):
-            with suppress(DatabaseError):
-                connections.check()
+        Without a replica, or when it fails, it is the server that is written to.
+        """
+        if self._replica is not None and time.monotonic() >= self._replica_rests_until:
+            try:
+                done = self._replica.run(work, SHORTEST_TRY)
+            except (psycopg.Error, JournalUnavailable, ImproperlyConfigured) as exc:
+                if not self._replica_rests_until:
+                    logger.warning("the replica of read_dsn failed, reading from the primary: %s", _first_line(exc))
+                self._replica_rests_until = time.monotonic() + REPLICA_PAUSE
+            else:
+                self._replica_rests_until = 0.0
+                return done
+        return self.run(work)
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
-        connections: Any = self._opened.pop(os.getpid(), None)
-        if connections is not None:
-            connections.close()
+        for end in self.on_close:
+            end()
+        for server in (self._primary, self._replica):
+            if server is not None:
+                server.close()
 
 
 def _first_line(exc: BaseException) -> str:

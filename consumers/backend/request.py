@@ -46,7 +46,7 @@ def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_argumen
     facts = {
         "name": _name(request),
         "worker": getattr(request, "hostname", None),
-        "pid": _pid(request),
+        "pid": os.getpid() if is_run_here(request) else None,
         "queue": queue_of(request),
         "root_id": getattr(request, "root_id", None),
         "parent_id": getattr(request, "parent_id", None),
@@ -81,11 +81,10 @@ def _periodic_task_name(request: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _pid(request: Any) -> int | None:
-    """Return our process id, if it is this process that runs the task."""
+def is_run_here(request: Any) -> bool:
+    """Return whether it is this process that runs the task; a worker's main process also tells of tasks that others ran."""
     task = get_current_task()
-    running = task is not None and getattr(task.request, "id", None) == getattr(request, "id", None)
-    return os.getpid() if running else None
+    return task is not None and getattr(task.request, "id", None) == getattr(request, "id", None)
 
 
 def _meta(request: Any, children: list[Any] | None) -> bytes | None:

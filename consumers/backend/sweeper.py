@@ -1,4 +1,4 @@
-"""The sweep inside a worker: chords that a crash has left without a body are completed by whoever is alive."""
+"""The sweep inside a worker: chords that a crash has left open are completed by whoever is alive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sweeper(threading.Thread):
-    """A daemon thread of a worker's main process that sweeps every `sweep_interval` seconds."""
+    """A daemon thread of a worker's main process that looks every `sweep_interval` seconds whether it is to sweep."""
 
     running: ClassVar[weakref.WeakSet[Sweeper]] = weakref.WeakSet()
 
@@ -33,7 +33,7 @@ class Sweeper(threading.Thread):
         """Sweep until stopped; a sweep that fails is tried again at the next turn."""
         while not self._stopped.wait(self._backend.options.sweep_interval):
             try:
-                if swept := self._backend.sweep_chords():
+                if self._backend.sweep_is_ours() and (swept := self._backend.sweep_chords()):
                     logger.warning("sent the bodies of chords that were left open", extra={"group_ids": swept})
             except Exception:
                 logger.exception("the sweep failed, and will be tried again")

@@ -17,6 +17,7 @@ from celery_journal.journal import Connection, connect, migrate, pending_migrati
 
 from .failure import EXIT_CODES, one_sentence
 from .projections import projections
+from .spool import spool
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,11 +66,16 @@ class Target:
         """Whether a database was named."""
         return self._dsn is not None
 
-    def connect(self) -> Connection:
-        """Return a connection to the database that was named."""
+    @property
+    def location(self) -> str | Path:
+        """The database that was named: its DSN, or the directory of an embedded server."""
         if self._dsn is None:
             raise click.UsageError("no database is named; give --dsn postgresql://user@host/db, or set CELERY_JOURNAL_DSN")
-        location = locate(self._dsn)
+        return locate(self._dsn)
+
+    def connect(self) -> Connection:
+        """Return a connection to the database that was named."""
+        location = self.location
         return connect(embedded.use(location) if isinstance(location, Path) else location)
 
 
@@ -143,3 +149,4 @@ def demo_command() -> None:
 
 
 main.add_command(projections)
+main.add_command(spool)

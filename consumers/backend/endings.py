@@ -1,0 +1,39 @@
+"""Tasks that end without Celery telling a chord of it: those that the worker does not know, and those that reject their message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import VERSION, states
+from celery.app.task import Context
+from celery.exceptions import NotRegistered, Reject
+from celery.signals import task_postrun, task_unknown
+
+from .chords import Chords
+
+
+@task_unknown.connect(weak=False, dispatch_uid="celery-journal-endings")
+def _fail_unknown(sender: Any, message: Any, name: str, id: str, **_signal: Any) -> None:  # noqa: A002  Celery's own names
+    """Return the parts of a task that the worker does not know: what Celery itself stores of it says nothing of a chord."""
+    backend = sender.app.backend
+    if isinstance(backend, Chords):
+        _, _, embedded = message.payload
+        request = Context({**message.headers, **embedded, "id": id})
+        backend.return_parts(request, states.FAILURE, NotRegistered(name))
+
+
+@task_postrun.connect(weak=False, dispatch_uid="celery-journal-endings")
+def _fail_rejected(sender: Any, task_id: str, retval: Any = None, state: str | None = None, **_signal: Any) -> None:
+    """Fail a task that rejects its message for good, as Celery does from 5.7 on. Where it asks to be queued again, it will be:
+    unless its message is acknowledged by now, as it is before a task that does not acknowledge late.
+    """
+    backend = sender.backend
+    if state != states.REJECTED or not isinstance(retval, Reject) or not isinstance(backend, Chords):
+        return
+    if retval.requeue:
+        ends = not sender.acks_late
+    else:
+        ends = VERSION < (5, 7)
+    if ends:
+        stored = not sender.request.ignore_result or sender.store_errors_even_if_ignored
+        backend.mark_as_failure(task_id, retval, request=sender.request, store_result=stored)

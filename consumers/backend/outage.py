@@ -1,0 +1,208 @@
+"""What happens to facts while the database is away: they go to the spool, and into the log when it is back.
+
+Only the first write of an outage waits for the retry budget. Those after it go to the spool at once, until a thread of
+this process, which looks every second, has found the database again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg
+from celery.exceptions import ImproperlyConfigured
+from celery.signals import worker_init, worker_ready
+
+from celery_journal.consumers.drain import Drained, drain, is_outage
+from celery_journal.consumers.spool import Spool, SpoolFailed, SpoolFull, packed
+from celery_journal.journal import Connection, Journal, check_version
+from celery_journal.journal.events import Event
+
+from .connection import Database, JournalUnavailable, one_try
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds between two looks for a database that is away.
+PROBE_INTERVAL = 1.0
+
+
+@dataclass(slots=True)
+class _Process:
+    """What one process knows; a forked child knows nothing yet, and has none of our threads."""
+
+    #: Whether the database is away, so that writes need not try.
+    away: bool = False
+    #: Whether this process has said that its spool cannot be used.
+    complained: bool = False
+    #: Whether to look into the spool for as long as the process lives, for what others have left there.
+    watching: bool = False
+    drainer: Drainer | None = None
+    mutex: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Outage:
+    """Records facts, in the log or else in the spool. Without a spool, it says that it could not."""
+
+    def __init__(self, database: Database, journal: Journal, spool: Spool | None) -> None:
+        self.database = database
+        self.journal = journal
+        self.spool = spool
+        self._processes: dict[int, _Process] = {}
+        database.on_close.append(self.stop)
+
+    @property
+    def away(self) -> bool:
+        """Whether this process has found the database away, and not yet back."""
+        return self._process().away
+
+    def record(self, work: Callable[[Connection], T], events: Sequence[Event]) -> T | None:
+        """Do `work`, which records the events; or put the events into the spool, and return None.
+
+        Raises JournalUnavailable if neither the database nor the spool takes them.
+        """
+        process = self._process()
+        if self.spool is None or one_try.get():
+            return self.database.run(work)
+        if process.away:
+            self.keep(events, JournalUnavailable("the journal's database is away"))
+            return None
+        try:
+            return self.database.run(work)
+        except JournalUnavailable as exc:
+            self.keep(events, exc)
+        except psycopg.Error as exc:
+            if not (self.database.worked and is_outage(exc)):
+                raise
+            self.keep(events, JournalUnavailable(f"the journal's database refuses what it took before: {str(exc).partition(chr(10))[0]}"))
+        return None
+
+    def keep(self, events: Sequence[Event], reason: JournalUnavailable) -> None:
+        """Put the events into the spool, and see to it that they leave it; raise the reason if the spool is of no use."""
+        if self.spool is None:
+            raise reason
+        process = self._process()
+        try:
+            waiting = self.spool.put(*(packed(event, self.journal.max_payload_bytes) for event in events))
+        except SpoolFull as exc:
+            self._find_back(process)
+            logger.error("%s and %s", reason, exc)
+            raise JournalUnavailable(f"{reason}, and {exc}") from exc
+        except SpoolFailed as exc:
+            if not process.complained:
+                process.complained = True
+                logger.error("results may get lost: %s", exc)
+            raise reason from exc
+        self._find_back(process)
+        streams = [event.stream for event in events]
+        logger.warning("the journal is away, %d waiting in the spool: %s", waiting, reason, extra={"waiting": waiting, "streams": streams})
+
+    def watch(self) -> None:
+        """Drain what is in the spool, and what any process will have left there, for as long as this process lives."""
+        if self.spool is not None:
+            process = self._process()
+            process.watching = True
+            self._start(process)
+
+    def stop(self) -> None:
+        """End the thread of this process; what is in the spool stays there."""
+        process = self._processes.pop(os.getpid(), None)
+        if process is not None and process.drainer is not None:
+            process.drainer.stop()
+
+    def turn(self) -> Drained | None:
+        """Drain, if the database is back. Raises if it is not."""
+        if self.spool is None or not (self.away or self.spool.length()):
+            return None
+        self.database.run(lambda connection: check_version(connection, self.journal.schema), budget=0)
+        self._process().away = False
+        return drain(self.spool, self.journal, lambda work: self.database.run(work, budget=0))
+
+    def is_done(self) -> bool:
+        """Return whether nothing is left to do for the thread, and let go of it then."""
+        process = self._process()
+        with process.mutex:
+            if process.away or process.watching or (self.spool is not None and self.spool.length()):
+                return False
+            process.drainer = None
+            return True
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next turn, with some jitter: a worker has many processes."""
+        idle = not self.away and self.spool is not None and not self.spool.length()
+        return (self.database.options.sweep_interval if idle else PROBE_INTERVAL) * random.uniform(1.0, 1.2)  # noqa: S311
+
+    def _find_back(self, process: _Process) -> None:
+        process.away = True
+        self._start(process)
+
+    def _start(self, process: _Process) -> None:
+        with process.mutex:
+            if process.drainer is None:
+                process.drainer = Drainer(self)
+                try:
+                    process.drainer.start()
+                except RuntimeError:  # the interpreter is about to end; another process will drain
+                    process.drainer = None
+
+    def _process(self) -> _Process:
+        process = self._processes.get(os.getpid())
+        return process if process is not None else self._processes.setdefault(os.getpid(), _Process())
+
+
+class Drainer(threading.Thread):
+    """A daemon thread that waits for the database to come back, and drains the spool."""
+
+    def __init__(self, outage: Outage) -> None:
+        super().__init__(name="celery-journal-drainer", daemon=True)
+        self._outage = outage
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End, as soon as the turn is over."""
+        self._stopped.set()
+        if threading.current_thread() is not self:
+            self.join(timeout=5)
+
+    def run(self) -> None:
+        """Drain until nothing is left."""
+        while not self._stopped.wait(self._outage.pause):
+            try:
+                if (drained := self._outage.turn()) and (drained.recorded or drained.refused):
+                    logger.warning(
+                        "the journal is back, %d events have left the spool and %d were refused", drained.recorded, drained.refused
+                    )
+                if self._outage.is_done():
+                    return
+            except (JournalUnavailable, ImproperlyConfigured, psycopg.Error) as exc:
+                logger.debug("the journal is still away: %s", exc)
+            except Exception:
+                logger.exception("the spool could not be drained, and will be tried again")
+
+
+_main_process = 0
+
+
+def is_worker_main() -> bool:
+    """Return whether this is the process of a worker that starts the others, and that nothing may hold up."""
+    return _main_process == os.getpid()
+
+
+@worker_init.connect(weak=False, dispatch_uid="celery-journal-main-process")
+def _remember(**_signal: Any) -> None:
+    global _main_process  # noqa: PLW0603  it is a fact about the process
+    _main_process = os.getpid()
+
+
+@worker_ready.connect(weak=False, dispatch_uid="celery-journal-drainer")
+def _watch(sender: Any, **_signal: Any) -> None:
+    outage = getattr(sender.app.backend, "outage", None)
+    if isinstance(outage, Outage):
+        outage.watch()

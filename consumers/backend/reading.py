@@ -1,0 +1,117 @@
+"""What Celery reads of a task: its meta, made of a row of the view or of an event of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from celery import states
+from kombu.serialization import loads
+from kombu.utils import json
+
+from celery_journal.journal import events as kinds
+from celery_journal.projections import TaskResult
+
+from .base import JournalBase
+
+Meta = dict[str, Any]
+
+#: The kinds of events that are a state between a task's sending and its end.
+TRANSITIONS = [kind.model_fields["kind"].default for kind in (kinds.TaskReceived, kinds.TaskStarted, kinds.TaskProgress, kinds.TaskRetried)]
+
+
+class Reading(JournalBase):
+    """The part of the backend that reads tasks."""
+
+    #: The model of the rows it reads.
+    TaskModel = TaskResult
+
+    def _get_task_meta_for(self, task_id: Any) -> Meta:
+        task_id = str(task_id)
+        return self._meta_of(task_id, self._rows(self.TaskModel, [task_id]).get(task_id))
+
+    def task_result_exists(self, task_id: Any) -> bool:
+        """Return whether the journal knows the task: true for one that is queued, false for an unknown id."""
+        return str(task_id) in self._rows(self.TaskModel, [str(task_id)])
+
+    def remembered(self, task_id: str) -> Meta | None:
+        """Return the meta of a task that is ready, if it need not be read."""
+        cached: Meta | None = self._cache.get(task_id)
+        return cached if cached is not None and cached["status"] in self.READY_STATES else None
+
+    def ready_of(self, task_ids: Iterable[str], parents: dict[str, Meta | None] | None = None) -> list[Meta]:
+        """Return the meta of each task that is ready, as the primary has it; those of parents that are not are put where they belong."""
+        task_ids = list(task_ids)
+        rows = self._rows(self.TaskModel, task_ids, fresh=True)
+        ready = []
+        for task_id in task_ids:
+            row: TaskResult | None = rows.get(task_id)
+            if row is not None and row.status in self.READY_STATES:
+                ready.append(meta := self._meta_of(task_id, row))
+                if meta["status"] == states.SUCCESS:
+                    self._cache[task_id] = meta
+            elif parents is not None and task_id in parents:
+                parents[task_id] = self._meta_of(task_id, row)
+        return ready
+
+    def transitions_of(self, task_ids: Iterable[str]) -> list[tuple[UUID, Meta]]:
+        """Return what the log says of the tasks between their sending and their end, as (event id, meta), in its order."""
+        task_ids = list(task_ids)
+        recorded = self.database.run(lambda connection: self.journal.read_transitions(connection, task_ids, TRANSITIONS))
+        return [(event.event.event_id, self._meta_of_event(event.event)) for event in recorded]
+
+    def _meta_of(self, task_id: str, row: TaskResult | None) -> Meta:
+        if row is None:
+            return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "children": []}
+        more = json.loads(row.meta) if row.meta else {}
+        meta: Meta = {
+            "task_id": task_id,
+            "status": row.status,
+            "result": self._decoded(row),
+            "traceback": row.traceback,
+            "children": more.get("children") or [],
+            "date_done": row.date_done and row.date_done.astimezone(self.app.timezone),
+        }
+        if row.group_id:
+            meta["group_id"] = row.group_id
+        if row.parent_id:
+            meta["parent_id"] = row.parent_id
+        if self.app.conf.find_value_for_key("extended", "result"):
+            # First the stamps, so that one called `status` cannot stand for the status.
+            extended = {
+                "name": row.task_name,
+                "args": self._decoded_arguments(row, row.args),
+                "kwargs": self._decoded_arguments(row, row.kwargs),
+                "worker": row.worker,
+                "retries": row.retries,
+                "queue": row.queue,
+            }
+            if stamps := more.get("stamps"):
+                extended["stamped_headers"] = more.get("stamped_headers")
+            meta = {**(stamps or {}), **extended, **meta}
+        return self._made_python(meta)
+
+    def _meta_of_event(self, event: Any) -> Meta:
+        return self._made_python(
+            {
+                "task_id": event.stream,
+                "status": event.state,
+                "result": self._decoded(event) if isinstance(event, kinds.Encoded) else None,
+                "traceback": getattr(event, "traceback", None),
+                "children": [],
+                "date_done": None,
+                "retries": event.attempt,
+            }
+        )
+
+    def _made_python(self, meta: Meta) -> Meta:
+        made: Meta = self.meta_from_decoded(meta)
+        return made
+
+    def _decoded_arguments(self, row: TaskResult, encoded: bytes | None) -> Any:
+        if encoded is None:
+            return None
+        if row.args_content_type is None:
+            return json.loads(encoded)
+        return loads(encoded, content_type=row.args_content_type, content_encoding="utf-8", accept=self.accept)

@@ -1,0 +1,189 @@
+"""One wait for the results of some tasks: it reads when there is news, and now and then to be safe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from vine import promise
+
+from .connection import JournalUnavailable
+from .listening import Waiter
+from .reading import Meta
+
+if TYPE_CHECKING:
+    from .waiting import Waiting
+
+OnMessage = Callable[[Meta], object]
+OnInterval = Callable[[], object]
+
+#: Seconds between two reads where nothing can be pushed: at first, and at most.
+FIRST_POLL, LAST_POLL = 0.02, 0.5
+
+#: Seconds between two calls of `on_interval`, unless told otherwise.
+INTERVAL = 0.5
+
+_known: ContextVar[dict[str, Meta | None] | None] = ContextVar("known", default=None)
+
+
+def known_to_watch(task_id: str) -> Meta | None:
+    """Return what this thread, if it waits, has last read of a parent of what it waits for: Celery asks at every interval."""
+    return (_known.get() or {}).get(task_id)
+
+
+class Watch:
+    """An iterable of the meta of each task as it becomes ready, until all that are wanted are; of their parents too, meanwhile.
+
+    Raises celery.exceptions.TimeoutError after `timeout` seconds (0: after one look), JournalUnavailable if the database
+    cannot be reached at first; an outage later is waited out. `looks` ends it quietly after so many reads.
+    """
+
+    def __init__(
+        self,
+        backend: Waiting,
+        wanted: Iterable[str],
+        parents: Iterable[str] = (),
+        *,
+        timeout: float | None = None,
+        interval: float | None = None,
+        on_message: OnMessage | None = None,
+        on_interval: OnInterval | None = None,
+        looks: int | None = None,
+    ) -> None:
+        self._backend = backend
+        self._wanted = set(wanted)
+        self._parents: dict[str, Meta | None] = dict.fromkeys(parents)
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._on_message = on_message
+        self._told: set[UUID] = set()
+        self._intervals = _Intervals(on_interval, INTERVAL if interval is None else interval)
+        self._looks = looks
+        self._waiter = Waiter(self._wanted | self._parents.keys(), transitions=on_message is not None)
+        self._longest_poll = LAST_POLL if interval is None else min(interval, LAST_POLL)
+        self._poll = min(FIRST_POLL, self._longest_poll)
+        self._read_at = 0.0
+        self._is_away = False
+
+    def __iter__(self) -> Iterator[Meta]:
+        yield from self._remembered()
+        ear = self._backend.ear
+        with ExitStack() as attending:
+            attended = ear.hears(self._waiter)
+            if attended:  # or else not before the first look, which may be all there is to it
+                attending.enter_context(ear.attended_by(self._waiter))
+            news = self._wanted | self._parents.keys()
+            self._read_at = time.monotonic()
+            is_last = self._is_over()
+            ready = self._read(news, first=True)
+            while True:
+                yield from self._deliver(ready)
+                if not self._wanted or self._has_looked_enough():
+                    return
+                if not attended:
+                    attending.enter_context(ear.attended_by(self._waiter))
+                    attended = True
+                if is_last:
+                    raise CeleryTimeoutError(f"The operation timed out after {self._timeout} s.")
+                self._intervals.call(self._parents)
+                news = self._next()
+                is_last = self._is_over()
+                ready = self._read(news) if news else []
+
+    def _remembered(self) -> Iterator[Meta]:
+        for task_id in list(self._wanted):
+            if (meta := self._backend.remembered(task_id)) is not None:
+                self._wanted.discard(task_id)
+                yield meta
+
+    def _next(self) -> set[str]:
+        """Wait, and return the ids of the tasks to read then: those that have news, or all when it is time."""
+        everything = self._wanted | self._parents.keys()
+        is_heard = self._backend.ear.hears(self._waiter) and not self._is_away
+        silence = self._backend.options.reread_interval if is_heard else self._poll
+        until = min(self._read_at + silence, self._intervals.next_at)
+        if self._deadline is not None:
+            until = min(until, self._deadline)
+        hinted = self._waiter.wait(max(0.0, until - time.monotonic())) & everything
+        now = time.monotonic()
+        if now < self._read_at + silence and not self._is_over():
+            return hinted
+        self._read_at = now
+        if not is_heard:
+            self._poll = min(self._poll * 1.5, self._longest_poll)
+        return everything
+
+    def _read(self, task_ids: set[str], *, first: bool = False) -> list[Meta]:
+        """Return the metas of those that are ready; tell of transitions, and remember how it is with parents."""
+        try:
+            ready = self._backend.ready_of(task_ids, self._parents)
+            if self._on_message is not None:
+                for event_id, meta in self._backend.transitions_of(task_ids & self._wanted):
+                    if event_id not in self._told:
+                        self._told.add(event_id)
+                        self._on_message(meta)
+        except JournalUnavailable:
+            if first:
+                raise
+            self._is_away = True
+            return []
+        self._is_away = False
+        return ready
+
+    def _deliver(self, ready: list[Meta]) -> Iterator[Meta]:
+        for meta in ready:
+            task_id = meta["task_id"]
+            if task_id in self._wanted and self._on_message is not None:
+                self._on_message(meta)
+            if task_id in self._wanted or task_id in self._parents:
+                self._wanted.discard(task_id)
+                self._parents.pop(task_id, None)
+                yield meta
+
+    def _is_over(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _has_looked_enough(self) -> bool:
+        if self._looks is None:
+            return False
+        self._looks -= 1
+        return self._looks <= 0
+
+
+class _Intervals:
+    """Calls `on_interval` at its time."""
+
+    def __init__(self, on_interval: OnInterval | None, seconds: float) -> None:
+        self._calls = [] if on_interval is None else [on_interval]
+        self._listeners = _listeners(on_interval)
+        self._seconds = max(seconds, 0.01)
+        self._parents = 0
+        self.next_at = float("inf") if on_interval is None else time.monotonic() + self._seconds
+
+    def call(self, parents: dict[str, Meta | None]) -> None:
+        """Call it if its time has come or a parent has ended; what it asks about the parents is answered from these."""
+        now = time.monotonic()
+        if not self._calls or (now < self.next_at and len(parents) == self._parents):
+            return
+        self._parents = len(parents)
+        self.next_at = now + self._seconds
+        token = _known.set(parents)
+        try:
+            for call in self._calls:
+                call()
+        finally:
+            _known.reset(token)
+        self._calls += self._listeners
+        self._listeners = []
+
+
+def _listeners(on_interval: OnInterval | None) -> list[OnInterval]:
+    """Return what is attached to a promise, as `AsyncResult.get` hands one on: it would call that once, and intervals come again."""
+    if not isinstance(on_interval, promise):
+        return []
+    return [listener for listener in on_interval._lvpending or [on_interval._svpending] if listener is not None]

@@ -1,0 +1,112 @@
+"""The commands about the spool."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from celery_journal.consumers.drain import drain
+from celery_journal.consumers.spool import SpoolStatus, default_directory, spool_of, spools_in
+from celery_journal.journal import Journal, check_version
+
+from .failure import Failure
+
+#: Columns of a table that nobody reads on a screen.
+WIDE = 1000
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--directory",
+    envvar="CELERY_JOURNAL_SPOOL",
+    type=click.Path(path_type=Path),
+    help="Where the spools are.  [env: CELERY_JOURNAL_SPOOL; default: celery-journal in $XDG_STATE_HOME or ~/.local/state]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the reasons of what was refused.")
+@click.pass_context
+def spool(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
+    """Show what waits on this machine for a database that was away: of the journal given, or else of all.
+
+    \b
+    celery-journal spool --json
+    """
+    directory = directory if directory and str(directory) != "." else default_directory()
+    if ctx.invoked_subcommand:
+        ctx.obj = (ctx.obj, directory)
+        return
+    with _readable(directory):
+        spools = [spool_of(ctx.obj.location, ctx.obj.schema, directory)] if ctx.obj.given else spools_in(directory)
+        found = [(spool.status(), spool.reasons()) for spool in spools]
+    if as_json:
+        click.echo(json.dumps([_as_object(*one) for one in found], indent=2))
+    elif found:
+        _print(status for status, _ in found)
+    else:
+        click.echo(f"there is no spool in {directory}")
+
+
+@spool.command("drain")
+@click.pass_context
+def drain_command(ctx: click.Context) -> None:
+    """Append what waits to the log now. What the database refuses for its own sake is set aside, and the exit code is 1.
+
+    \b
+    celery-journal --dsn postgresql://me@localhost/app spool drain
+    """
+    target, directory = ctx.obj
+    with _readable(directory), target.connect() as connection:
+        check_version(connection, target.schema)
+        spool = spool_of(target.location, target.schema, directory)
+        drained = drain(spool, Journal(target.schema), lambda work: work(connection))
+        refused = spool.status().refused
+    if drained is None:
+        click.echo("another process drains the spool at the moment")
+        return
+    click.echo(f"{drained.recorded:,} events left the spool")
+    if refused:
+        click.echo(f"{refused:,} events were refused, now or before; run: celery-journal spool --json")
+    if drained.refused:
+        ctx.exit(1)
+
+
+def _as_object(status: SpoolStatus, reasons: list[tuple[int, float, str]]) -> dict[str, Any]:
+    return {
+        "file": str(status.file),
+        "journal": status.place,
+        "schema": status.schema,
+        "waiting": status.waiting,
+        "refused": status.refused,
+        "oldest_seconds": round(status.age, 3),
+        "bytes": status.size,
+        "refusals": [{"number": number, "spooled_at": spooled_at, "reason": reason} for number, spooled_at, reason in reasons],
+    }
+
+
+def _print(statuses: Iterator[SpoolStatus]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("journal", "schema", "file"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("waiting", "refused", "oldest", "bytes"):
+        table.add_column(heading, justify="right")
+    for status in statuses:
+        counts = (f"{status.waiting:,}", f"{status.refused:,}", f"{status.age:,.0f} s", f"{status.size:,}")
+        table.add_row(status.place, status.schema, str(status.file), *counts)
+    console.print(table)
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as exc:
+        raise Failure(f"the spool in {directory} cannot be read: {exc}", 1) from exc

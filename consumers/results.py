@@ -1,0 +1,161 @@
+"""Celery's results, and what they lack: the history of a task, and the members that Celery had once.
+
+`install(app)` makes an app use these classes. Nothing else depends on it: Celery's own do all that they always do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from celery import Celery, states
+from celery import result as stock
+from celery.exceptions import ImproperlyConfigured
+
+from celery_journal.journal.events import Event
+
+from .backend import JournalBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One fact about a task, as `AsyncResult.history()` tells it."""
+
+    occurred_at: datetime
+    #: As the log names it: `task-started`, `task-succeeded`, `task-forgotten`, ...
+    kind: str
+    #: As Celery names it; None for what Celery has no state for, such as `task-forgotten`.
+    state: str | None
+    #: From 0; each retry is an attempt of its own.
+    attempt: int
+    #: Who ran the task.
+    worker: str | None
+    traceback: str | None
+    #: The fact itself, with everything else that is recorded of it.
+    event: Event = field(repr=False)
+    _backend: JournalBackend = field(repr=False, compare=False)
+
+    @property
+    def info(self) -> Any:
+        """What was stored with it: the return value, the exception, the meta of a custom state.
+
+        Decoded when it is asked for; raises what `AsyncResult.result` raises for a content type that is not accepted.
+        """
+        if not hasattr(self.event, "result"):
+            return None
+        value = self._backend._decoded(self.event)
+        return self._backend.exception_to_python(value) if self.state in states.EXCEPTION_STATES else value
+
+
+class AsyncResult(stock.AsyncResult):
+    """Celery's AsyncResult, with the history of its task."""
+
+    def history(self) -> list[Transition]:
+        """Return what has happened to the task, in the order of the log; what was forgotten or has expired is still there."""
+        backend = self.backend
+        if not isinstance(backend, JournalBackend):
+            name = type(backend).__name__
+            raise ImproperlyConfigured(
+                f"history() is the journal's, and this result's backend is {name}; write result_backend = 'journal+...'"
+            )
+        recorded = backend.database.run(lambda connection: backend.journal.read_stream(connection, str(self.id)))
+        return [_transition(place.event, backend) for place in recorded]
+
+    def retry(self) -> bool:
+        """Return whether the task has failed and will be tried again."""
+        return bool(self.state == states.RETRY)
+
+    @property
+    def return_value(self) -> Any:
+        """What `result` is."""
+        return self.result
+
+    def exists(self) -> bool:
+        """Return whether the journal knows the task; Celery has it since 5.7."""
+        return bool(self.backend.task_result_exists(self.id))
+
+    def __reduce_args__(self) -> tuple[Any, ...]:
+        # The app's own backend is where it is unpickled too: no second pool there, and no password in the pickle.
+        backend = None if self.backend is self.app.backend else self.backend
+        return self.id, backend, None, None, self.parent
+
+
+class _Iterable:
+    """What a set of results and a group have in common."""
+
+    results: list[Any]
+
+    def iterate(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> Iterator[Any]:
+        """Yield the return value of each task as it becomes ready; at the end, as a list, those of each group inside.
+
+        Raises celery.exceptions.TimeoutError if they are not all ready within `timeout` seconds, and what a task raised;
+        with `propagate=False` that exception is yielded.
+        """
+        stock.assert_will_not_block()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        later: list[Any] = []
+        if self.supports_native_join:  # type: ignore[attr-defined]
+            for _, meta in self.iter_native(timeout=timeout, interval=interval):  # type: ignore[attr-defined]
+                if isinstance(meta, list):  # a group inside, which Celery hands out before it is ready
+                    later.append(meta)
+                elif propagate and meta["status"] in states.PROPAGATE_STATES:
+                    raise meta["result"]
+                else:
+                    yield meta["result"]
+        else:  # the results of eager tasks, or of another backend
+            later = list(self.results)
+        for node in later:
+            values = [
+                child.get(
+                    timeout=None if deadline is None else max(0.0, deadline - time.monotonic()), propagate=propagate, interval=interval
+                )
+                for child in (node if isinstance(node, list) else [node])
+            ]
+            yield values if isinstance(node, list) else values[0]
+
+
+class ResultSet(_Iterable, stock.ResultSet):
+    """Celery's ResultSet, which can be empty, iterated over and pickled."""
+
+    def __init__(self, results: list[Any] | None = None, **kwargs: Any) -> None:
+        super().__init__([] if results is None else results, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return type(self), self.__reduce_args__()
+
+    def __reduce_args__(self) -> tuple[Any, ...]:
+        return (self.results,)
+
+
+class GroupResult(_Iterable, stock.GroupResult):
+    """Celery's GroupResult, which can be iterated over."""
+
+    def __init__(self, id: str | None = None, results: list[Any] | None = None, parent: Any = None, **kwargs: Any) -> None:  # noqa: A002
+        super().__init__(id, [] if results is None else results, parent, **kwargs)
+
+
+def install(app: Celery) -> Celery:
+    """Make the app's results these, and return the app; once more does no harm.
+
+    Call it where the app is made, `app = install(Celery(...))`, so that every process which imports the app has them.
+    """
+    for name, ours in (("AsyncResult", AsyncResult), ("GroupResult", GroupResult), ("ResultSet", ResultSet)):
+        if not issubclass(getattr(app, name), ours):
+            setattr(app, name, app.subclass_with_self(ours, reverse=name))
+    return app
+
+
+def _transition(event: Event, backend: JournalBackend) -> Transition:
+    return Transition(
+        occurred_at=event.occurred_at,
+        kind=event.kind,
+        state=getattr(event, "state", None),
+        attempt=event.attempt,
+        worker=getattr(event, "worker", None),
+        traceback=getattr(event, "traceback", None),
+        event=event,
+        _backend=backend,
+    )
