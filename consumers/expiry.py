@@ -1,7 +1,8 @@
-"""Expiring what `result_expires` says, by events: the log keeps its own, separate retention."""
+"""Expiring what Celery's settings say, by events: the log keeps it, and has a retention of its own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from celery_journal import sql
@@ -12,15 +13,25 @@ from celery_journal.journal.events import GroupExpired, TaskExpired
 BATCH = 1000
 
 
-def expire(connection: Connection, journal: Journal, emitter: Emitter, before: datetime) -> int:
-    """Take results, saved groups and finished chords that ended before the moment out of the views; return how many.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ended before these moments leaves the views; None is never."""
 
-    An open chord never expires, nor do its parts.
-    """
+    #: `result_expires`: results and saved groups.
+    results: datetime | None
+    #: `result_failure_expires`: results of failed tasks.
+    failures: datetime | None
+    #: `result_chord_expires`: chords that have ended. An open one never expires, nor do its parts.
+    chords: datetime | None
+
+
+def expire(connection: Connection, journal: Journal, emitter: Emitter, limits: Limits) -> int:
+    """Take results, saved groups and finished chords out of the views; return how many."""
     expired = 0
+    before = {"results": limits.results, "failures": limits.failures, "chords": limits.chords, "limit": BATCH}
     for name, kind in (("expired tasks", TaskExpired), ("expired groups", GroupExpired)):
         query = sql.query("expiry.sql", name, journal.schema)
-        while ids := [key for (key,) in connection.execute(query, {"before": before, "limit": BATCH})]:
+        while ids := [key for (key,) in connection.execute(query, before)]:
             journal.append(connection, *(emitter.emit(kind, key) for key in ids))
             expired += len(ids)
     for _step in ("mark", "remove"):

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
@@ -61,6 +63,13 @@ class Options(BaseModel):
         names = {field.alias or name: field for name, field in cls.model_fields.items()}
         environment = {name: os.environ[variable] for name in names if (variable := ENVIRONMENT_PREFIX + name.upper()) in os.environ}
         values = {**environment, **(given or {})}
+        for name in ("read_dsn", "listen_dsn"):
+            parts = _parts(name, values[name]) if values.get(name) else {}
+            if "password" in parts and name in (given or {}):
+                raise InvalidOption(
+                    f"option {name!r} of result_backend_transport_options must not hold a password, because `celery report` would show it: "
+                    f"leave it out to use that of result_backend, or set {ENVIRONMENT_PREFIX}{name.upper()}"
+                )
         for name in values:
             if name not in names:
                 near = get_close_matches(name, names, n=1)
@@ -74,12 +83,29 @@ class Options(BaseModel):
             raise InvalidOption(f"option {name!r} of result_backend_transport_options: {error['msg']}") from exc
 
 
+def beside(name: str, dsn: str, location: str | Path) -> str:
+    """Return the DSN of the option `name`, with the user, the password and the database of the journal where it names none."""
+    if not isinstance(location, str):
+        return dsn
+    journal = {key: value for key, value in conninfo_to_dict(location).items() if key in {"user", "password", "dbname"}}
+    return make_conninfo("", **{**journal, **_parts(name, dsn)})
+
+
+def _parts(name: str, dsn: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(dsn.removeprefix("journal+"))
+    except ProgrammingError:  # libpq quotes what it cannot read, and that may be the password
+        raise InvalidOption(f"option {name!r} cannot be read; write it as postgresql://user@host:port/database") from None
+
+
 def locate(url: str | None) -> str | Path:
     """Return the DSN that the URL of a result backend names, or the directory of an embedded server.
 
     `url` is what Celery hands on: `journal+postgresql://...` without its `journal+`. None is the DSN of the
     environment, CELERY_JOURNAL_DSN. Raises InvalidOption for anything else.
     """
+    if "password" in parse_qs(urlsplit(url or "").query):
+        raise InvalidOption("`celery report` would show this password; write it as journal+postgresql://user:password@host/database")
     url = (url or os.environ.get("CELERY_JOURNAL_DSN") or "").removeprefix("journal+")
     scheme, separator, rest = url.partition("://")
     match scheme:

@@ -143,7 +143,7 @@ class Spool:
                     connection.execute(_query("put"), {"spooled_at": moment, "event": fact})
                 (length,) = connection.execute(_query("length")).fetchone()
         except (sqlite3.Error, OSError) as exc:
-            if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL and self._is_full(facts):
                 raise SpoolFull(f"the spool {self.path} holds all that it may, {self.max_bytes:,} bytes; raise spool_max_bytes") from exc
             reason = getattr(exc, "strerror", None) or exc
             raise SpoolFailed(
@@ -213,6 +213,10 @@ class Spool:
                 yield True
         finally:
             os.close(descriptor)
+
+    def _is_full(self, facts: Sequence[bytes]) -> bool:
+        """Return whether it is our limit that is reached, and not the end of the disk."""
+        return self.path.stat().st_size + 2 * sum(map(len, facts)) + 16 * PAGE > self.max_bytes
 
     @contextmanager
     def _using(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:

@@ -30,8 +30,10 @@ def redact(dsn: str) -> str:
         parts = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         return "(an unreadable DSN)"
-    host, port = parts.get("host") or parts.get("hostaddr") or "", parts.get("port") or ""
-    where = f"{host}:{port}" if port and not str(host).startswith("/") else str(host)
+    hosts, ports = (str(parts.get(name) or "").split(",") for name in ("host" if parts.get("host") else "hostaddr", "port"))
+    if len(ports) == 1:
+        ports *= len(hosts)  # one port is that of every host
+    where = ",".join(f"{host}:{port}" if port and not host.startswith("/") else host for host, port in zip(hosts, ports, strict=False))
     user = f"{parts['user']}@" if parts.get("user") else ""
     return f"{user}{where or 'the local socket'}/{parts.get('dbname') or ''}"
 
@@ -41,8 +43,10 @@ def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
 
     Raises DatabaseUnreachable, LoginRefused or DatabaseMissing, whose text is one sentence without the password.
     """
+    cooperate()
     try:
         connection = psycopg.connect(complete(dsn, timeout), autocommit=True)
+        remember(connection)
         if is_pooled(connection):
             connection.prepare_threshold = None  # the next transaction may be in a session that has not prepared the statement
         return connection
@@ -154,6 +158,7 @@ class Connections:
                 max_idle=300,
                 open=True,
                 kwargs={"autocommit": True, "prepare_threshold": prepare_threshold},
+                configure=remember,
                 name=APPLICATION_NAME,
             )
             pool = self._pools.setdefault(os.getpid(), new)  # atomic; a lock could be inherited in a locked state

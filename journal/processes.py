@@ -24,7 +24,7 @@ def cooperate() -> None:
     """
     if not inspect.isbuiltin(select.select):
         waiting.wait = waiting.wait_poll if hasattr(select, "poll") else waiting.wait_select
-        waiting.DefaultSelector = selectors.DefaultSelector  # type: ignore[attr-defined]  captured by name at its import
+        waiting.DefaultSelector = selectors.DefaultSelector  # type: ignore[attr-defined]  # captured by name at its import
 
 
 def remember(connection: psycopg.Connection[Any]) -> None:

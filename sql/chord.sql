@@ -11,6 +11,12 @@ select celery_journal.release_chord(%(chord)s)
 -- name: open
 select celery_journal.open_chords()
 
--- name: started
--- Whether any fact about the body is recorded, and so whether it was sent.
-select exists (select from celery_journal.event where stream = %(task_id)s)
+-- name: begin sweep
+select celery_journal.begin_sweep(%(claimant)s, %(pause)s * interval '1 second')
+
+-- name: stragglers
+select s.group_id, s.task_id, s.group_index, s.told_by from celery_journal.stragglers(%(silent_for)s * interval '1 second') s
+
+-- name: has ended
+-- Whether the chord ran to an end before: what is asked right after it was started anew.
+select exists (select from celery_journal.chord_counter c where c.group_id = %(chord)s and c.state <> 'open')

@@ -1,20 +1,23 @@
--- What is old enough to leave the views.
+-- What is old enough to leave the views. A limit that is null is never reached.
 
 -- name: expired tasks
 select t.task_id
   from celery_journal.task_result t
- where t.date_done < %(before)s
+ where t.date_done < greatest(%(results)s::timestamptz, %(failures)s::timestamptz)
+   and t.date_done < case t.status when 'FAILURE' then %(failures)s::timestamptz else %(results)s::timestamptz end
  order by t.task_id
  limit %(limit)s
 
 -- name: expired groups
 -- Saved groups and finished chords of one id go together; one whose chord is open stays.
 select i.group_id
-  from (select g.group_id from celery_journal.group_result g where g.date_saved < %(before)s
+  from (select g.group_id from celery_journal.group_result g where g.date_saved < %(results)s::timestamptz
         union
-        select c.group_id from celery_journal.chord_counter c where c.date_done < %(before)s) i
+        select c.group_id from celery_journal.chord_counter c where c.date_done < %(chords)s::timestamptz) i
  where not exists (select from celery_journal.chord_counter c
-                    where c.group_id = i.group_id and (c.date_done is null or c.date_done >= %(before)s))
+                    where c.group_id = i.group_id and coalesce(c.date_done < %(chords)s::timestamptz, false) is false)
+   and not exists (select from celery_journal.group_result g
+                    where g.group_id = i.group_id and coalesce(g.date_saved < %(results)s::timestamptz, false) is false)
  order by i.group_id
  limit %(limit)s
 

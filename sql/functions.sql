@@ -96,6 +96,8 @@ begin
       from celery_journal.chord_counter_row c
      where c.group_id = chord and c.date_created is not null;
     if not found then
+        -- The tally is not missed: whoever sets the size counts the parts themselves.
+        delete from celery_journal.chord_lease where group_id = chord;
         return 'unknown';
     end if;
     if ended then
@@ -145,6 +147,75 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
                                               where p.group_id = c.group_id and p.part_position > coalesce(c.forgotten_position, 0))
      order by c.date_created
      limit at_most
+$$;
+
+-- Says whether the sweep is the caller's: one worker of all sweeps, once in `pause`, and any other takes over when that one is
+-- gone. Its lease is the one of the empty id, which no chord has.
+create or replace function celery_journal.begin_sweep(claimant text, pause interval) returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    with swept as (
+        insert into celery_journal.chord_lease as l (group_id, claimed_by, claimed_until)
+        values ('', claimant, clock_timestamp() + pause)
+        on conflict (group_id) do update set claimed_by = excluded.claimed_by, claimed_until = excluded.claimed_until
+         where l.claimed_until < clock_timestamp()
+        returning 1)
+    select exists (select from swept)
+$$;
+
+-- The members of open chords whose part never came though they ended long enough ago, or will never run because a task before
+-- them in their chain did not succeed; and whose state tells (`told_by`). Such a part is lost between the result and the part, or
+-- was never owed by somebody who knows of the chord. A revoke that was only asked for (class 3 of the outcomes) is no end: the
+-- task may run all the same, and whoever gets its message returns its part.
+-- The place of a member is the one in its own events; that in a header without groups where none is known.
+-- Chords take their turn by chance, `at_most` a call. Tasks are looked up one by one: the planner, who cannot know how many
+-- there are, would rather read them all.
+create or replace function celery_journal.stragglers(silent_for interval, at_most integer default 1000)
+returns table (group_id text, task_id text, group_index integer, told_by text)
+language sql security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
+    with recursive chord as materialized (
+        select c.group_id, coalesce(c.forgotten_position, 0) as after_forgotten, celery_journal.json_or_null(c.sub_tasks) as header
+          from (select o.* from celery_journal.chord_counter_row o
+                 where o.ended_rank < 0 and o.date_created < clock_timestamp() - silent_for and o.sub_tasks is not null
+                 order by random()
+                 limit at_most) c),
+    -- A node is [[id, parent node], null] for a task, [[id, parent node], [nodes]] for a group.
+    node as (
+        select c.group_id, c.after_forgotten, n.node, n.node #> '{0,1}' as parent, 1 as depth, n.place
+          from chord c, jsonb_array_elements(case jsonb_typeof(c.header) when 'array' then c.header else '[]' end)
+                        with ordinality as n (node, place)
+        union all
+        select g.group_id, g.after_forgotten, n.node, coalesce(nullif(n.node #> '{0,1}', 'null'), g.parent), g.depth + 1, n.place
+          from node g, jsonb_array_elements(g.node -> 1) with ordinality as n (node, place)
+         where jsonb_typeof(g.node -> 1) = 'array'),
+    member as materialized (
+        select m.*
+          from (select n.group_id, n.after_forgotten, n.node #>> '{0,0}' as task_id, n.node, n.parent,
+                       case when max(n.depth) over (partition by n.group_id) = 1 then n.place::integer - 1 end as place
+                  from node n) m
+         where jsonb_typeof(m.node -> 1) is distinct from 'array'
+           and not exists (select from celery_journal.chord_part_row p
+                            where p.group_id = m.group_id and p.task_id = m.task_id and p.part_position > m.after_forgotten)),
+    line as (
+        select m.group_id, m.task_id, m.place, m.task_id as ancestor, m.parent, 0 as distance
+          from member m
+         union all
+        select l.group_id, l.task_id, l.place, l.parent #>> '{0,0}', l.parent #> '{0,1}', l.distance + 1
+          from line l
+         where jsonb_typeof(l.parent) = 'array')
+    select distinct on (l.group_id, l.task_id)
+           l.group_id, l.task_id,
+           coalesce((select e.group_index from celery_journal.event e
+                      where e.stream = l.task_id and e.group_id = l.group_id and e.group_index is not null
+                      order by e.position limit 1),
+                    l.place),
+           l.ancestor
+      from line l
+           join celery_journal.task_result_row t on t.task_id = l.ancestor
+     where t.date_done < clock_timestamp() - silent_for
+       and t.status in ('SUCCESS', 'FAILURE', 'REVOKED')
+       and (t.status <> 'REVOKED' or t.outcome_rank % 16 <> 3)
+       and (t.status <> 'SUCCESS' or l.distance = 0)
+     order by l.group_id, l.task_id, l.distance
 $$;
 
 -- Removes what forgotten rows leave behind, and returns how many rows that were. Two steps, a call apart: a row is marked

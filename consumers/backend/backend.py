@@ -10,7 +10,7 @@ from celery import states
 from celery.result import GroupResult as CeleryGroupResult
 from celery.result import result_from_tuple
 
-from celery_journal.consumers.expiry import expire
+from celery_journal.consumers.expiry import Limits, expire
 from celery_journal.journal import events as kinds
 from celery_journal.projections import GroupResult, chord_counter
 
@@ -41,6 +41,7 @@ class JournalBackend(Chords, Waiting):
 
     supports_autoexpire = False
     supports_result_compression = True
+    supports_failure_expires = True
     persistent = True
 
     #: The model of the rows it reads.
@@ -60,33 +61,35 @@ class JournalBackend(Chords, Waiting):
             self.current_task_children(request) if request is not None else None,
             with_arguments=self.options.store_arguments,
         )
-        yield lambda: self._event_of(task_id, result, state, traceback, request, facts)
-        yield lambda: self._event_of(task_id, result, state, traceback, request, {**brief_facts(facts), "meta": facts.get("meta")})
-        yield lambda: self._event_of(task_id, result, state, traceback, request, brief_facts(facts))
+        brief = brief_facts(facts)
+        for less in (facts, {**brief, "meta": facts.get("meta")}, brief):
+            yield lambda: self._event_of(task_id, state, traceback, request, {**less, **self._encoded(result)})  # noqa: B023  used at once
         if state in self.EXCEPTION_STATES:  # of any other, Celery makes a FAILURE when it cannot be stored
-            error, end = brief_error(result), brief_traceback(traceback)
-            yield lambda: self._event_of(task_id, error, state, end, request, brief_facts(facts))
-            yield lambda: self._event_of(task_id, None, state, None, request, {})
+            error = brief_error(result)
+            for end in (brief_traceback(traceback, self.options.max_payload_bytes), None):
+                yield lambda: self._event_of(task_id, state, end, request, {**brief, **self._encoded(error)})  # noqa: B023
+            yield lambda: self._event_of(task_id, state, None, request, {})
 
-    def _event_of(
-        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, facts: dict[str, Any]
-    ) -> kinds.TaskEvent:
+    def _event_of(self, task_id: str, state: str, traceback: Any, request: Any, fields: dict[str, Any]) -> kinds.TaskEvent:
         kind = KIND_OF_STATE.get(state, kinds.TaskProgress)
-        fields = dict(facts)
         if kind is kinds.TaskProgress:
             fields["state"] = state
         if "traceback" in kind.model_fields:
             fields["traceback"] = None if traceback is None else str(traceback)
-        return self.emitter.emit(kind, task_id, attempt=attempt_of(request), **self._encoded(result), **fields)
+        return self.emitter.emit(kind, task_id, attempt=attempt_of(request), **fields)
 
     def _forget(self, task_id: Any) -> None:
         self.append(self.emitter.emit(kinds.TaskForgotten, str(task_id)))
 
     def cleanup(self) -> None:
-        """Expire results, saved groups and finished chords that are older than `result_expires`; None or 0 is never."""
-        if self.expires:
-            before = datetime.now(UTC) - timedelta(seconds=float(self.expires))
-            self.database.run(lambda connection: expire(connection, self.journal, self.emitter, before))
+        """Expire what is older than `result_expires` and, since Celery 5.7, `result_failure_expires` and `result_chord_expires`."""
+        conf = self.app.conf
+        limits = Limits(
+            results=_moment_before(self.expires),
+            failures=_moment_before(self.prepare_expires(conf.get("result_failure_expires"))),
+            chords=_moment_before(self.prepare_expires(conf.get("result_chord_expires"))),
+        )
+        self.database.run(lambda connection: expire(connection, self.journal, self.emitter, limits))
 
     # Groups
 
@@ -107,6 +110,11 @@ class JournalBackend(Chords, Waiting):
 
     def _delete_group(self, group_id: Any) -> None:
         self.append(self.emitter.emit(kinds.GroupDeleted, str(group_id)))
+
+
+def _moment_before(seconds: float | None) -> datetime | None:
+    """Return the moment that many seconds ago; None for None and 0, which is how Celery writes never."""
+    return datetime.now(UTC) - timedelta(seconds=float(seconds)) if seconds else None
 
 
 def _make_group_result(group_id: str, sub_tasks: list[Any], app: Any) -> CeleryGroupResult:

@@ -13,7 +13,7 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import loads
 
 from celery_journal.consumers.drain import is_outage
-from celery_journal.consumers.options import InvalidOption, Options, locate
+from celery_journal.consumers.options import InvalidOption, Options, beside, locate
 from celery_journal.consumers.spool import spool_of
 from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge, redact
 from celery_journal.journal import events as kinds
@@ -48,7 +48,7 @@ class JournalBase(Retries):
         try:
             self.options = Options.read(app.conf.get("result_backend_transport_options"))
             self.location = locate(url)
-            replica = locate(self.options.read_dsn) if self.options.read_dsn else None
+            replica = beside("read_dsn", self.options.read_dsn, self.location) if self.options.read_dsn else None
         except InvalidOption as exc:
             raise ImproperlyConfigured(str(exc)) from exc
         self.journal = Journal(

@@ -29,12 +29,12 @@ def brief_error(error: object) -> dict[str, Any]:
     return {"exc_type": _cut(kind), "exc_message": [_text(message)], "exc_module": _cut(module)}
 
 
-def brief_traceback(traceback: object) -> str | None:
-    """Return the end of the traceback, which names the error."""
+def brief_traceback(traceback: object, max_bytes: int) -> str | None:
+    """Return the end of the traceback, which names the error, within a part of what may be stored."""
     if traceback is None:
         return None
-    text = str(traceback)
-    return text if len(text) <= TRACEBACK else f"[...] {text[-TRACEBACK:]}"
+    text, size = str(traceback), max(1, min(TRACEBACK, max_bytes // 16))  # a character may take four bytes
+    return text if len(text) <= size else f"[...] {text[-size:]}"
 
 
 def _text(message: object) -> str:

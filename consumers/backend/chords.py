@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from celery import states
-from celery.canvas import maybe_signature
+from celery.app.task import Context
+from celery.canvas import group, maybe_signature
 from celery.exceptions import ChordError, TaskRevokedError
 from celery.result import GroupResult as CeleryGroupResult
 from celery.result import allow_join_result
@@ -16,6 +17,7 @@ from celery.utils.functional import _regen
 from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils import json
+from kombu.utils.functional import maybe_list
 
 from celery_journal import sql
 from celery_journal.journal import PayloadTooLarge
@@ -25,7 +27,7 @@ from celery_journal.projections import ChordCounter, ChordPart, GroupResult, Tas
 
 from .base import JournalBase, ResultTooLarge
 from .connection import JournalUnavailable
-from .members import members_of
+from .members import ends_of, members_of, tasks_of
 from .request import attempt_of, is_run_here
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,8 @@ class Chords(JournalBase):
             # Told by another process: the one that ran it may have stored its success, and died before it said so here.
             row = self._row_unless_away(TaskResult, str(task_id))
             if row is not None and row.status == states.SUCCESS:
-                self._after(self._stored_part(str(group_id), getattr(request, "group_index", None), row), parts=1, callback=callback)
+                part = self._stored_part(str(group_id), str(task_id), getattr(request, "group_index", None), row)
+                self._after(part, parts=1, callback=callback)
                 return
         try:
             part = self._part(request, state, result)
@@ -110,13 +113,13 @@ class Chords(JournalBase):
             **self._encoded(self.encode_result(result, state)),
         )
 
-    def _stored_part(self, group_id: str, group_index: int | None, row: TaskResult) -> kinds.ChordPartReturned:
-        """Return the part that a member owes which has ended as its row says."""
+    def _stored_part(self, group_id: str, task_id: str, group_index: int | None, row: TaskResult) -> kinds.ChordPartReturned:
+        """Return the part that a member owes which has ended as the row says."""
         return self.emitter.emit(
             kinds.ChordPartReturned,
             group_id,
             attempt=row.retries or 0,
-            task_id=row.task_id,
+            task_id=task_id,
             group_index=group_index,
             state=row.status,
             worker=row.worker,
@@ -174,8 +177,10 @@ class Chords(JournalBase):
         query = sql.query("chord.sql", "stragglers", self.journal.schema)
         silent = {"silent_for": self.options.sweep_interval}
         found = self.database.run(lambda connection: connection.execute(query, silent).fetchall())
-        rows = self._rows(TaskResult, {task_id for _, task_id, _ in found}, fresh=True) if found else {}
-        parts = [self._stored_part(group_id, index, rows[task_id]) for group_id, task_id, index in found if task_id in rows]
+        rows = self._rows(TaskResult, {told_by for *_, told_by in found}, fresh=True) if found else {}
+        parts = [
+            self._stored_part(group_id, task_id, index, rows[told_by]) for group_id, task_id, index, told_by in found if told_by in rows
+        ]
         if parts:
             self.append(*parts)
             logger.warning("returned the parts of members that ended without", extra={"task_ids": [part.task_id for part in parts]})
@@ -214,8 +219,8 @@ class Chords(JournalBase):
             return False
         body = maybe_signature(callback, app=self.app) if callback else self._recorded_body(group_id)
         # The body keeps its id, so one that was sent is recognised.
-        body_id = body.options.get("task_id") or body.options.setdefault("task_id", uuid())
-        if answer == "taken over" and self._was_sent(body):
+        body_id = body.options.get("task_id") or next(_ids(ends_of(body)), None) or body.options.setdefault("task_id", uuid())
+        if answer == "taken over" and self._was_sent(body, body_id):
             self._end(kinds.ChordUnlocked, group_id, body_id)
             return True
         try:
@@ -227,13 +232,25 @@ class Chords(JournalBase):
         except ChordError as exc:
             logger.exception("Chord %r raised: %r", group_id, exc)
             owed = list(members_of(body))  # before Celery, which fails a group by giving its tasks another one
-            self.chord_error_from_stack(body, exc)
+            self._fail_body(body, exc)
             for member in owed:  # a body that is a member of an outer chord
                 self.on_chord_part_return(member, states.FAILURE, exc)
             self._end(kinds.ChordFailed, group_id, body_id, reason=str(exc))
         else:
             self._end(kinds.ChordUnlocked, group_id, body_id)
         return True
+
+    def _fail_body(self, body: Any, exc: ChordError) -> None:
+        """Fail the body, and whatever else holds its result: Celery knows of tasks, chains and, from 5.6 on, of groups."""
+        ends = list(ends_of(body))
+        self.chord_error_from_stack(body, exc)
+        ended = {task_id for task_id, row in self._rows(TaskResult, _ids(ends), fresh=True).items() if row.status in states.READY_STATES}
+        cause = exc.__cause__ if isinstance(body, group) and isinstance(exc.__cause__, Exception) else exc  # as Celery has it
+        for end in ends:
+            options = end.get("options") or {}
+            if (task_id := options.get("task_id")) and task_id not in ended:
+                errbacks = maybe_list(options.get("link_error")) or []
+                self.mark_as_failure(task_id, cause, request=Context(id=task_id, task=end["task"], errbacks=errbacks, delivery_info={}))
 
     def _end(self, kind: type[kinds.ChordUnlocked] | type[kinds.ChordFailed], group_id: str, body_id: str, **fields: Any) -> None:
         release = sql.query("chord.sql", "release", self.journal.schema)
@@ -295,10 +312,9 @@ class Chords(JournalBase):
         )
         return maybe_signature(body, app=self.app)
 
-    def _was_sent(self, body: Any) -> bool:
+    def _was_sent(self, body: Any, body_id: str) -> bool:
         """Return whether the journal knows any task of the body."""
-        ids = [body.options.get("task_id"), *(task.options.get("task_id") for task in getattr(body, "tasks", ()))]
-        return bool(self._rows(TaskResult, [task_id for task_id in ids if task_id], fresh=True))
+        return bool(self._rows(TaskResult, {body_id, *_ids(tasks_of(body))}, fresh=True))
 
 
 def _header(header_result_args: Any) -> tuple[str, list[Any] | None]:
@@ -307,6 +323,10 @@ def _header(header_result_args: Any) -> tuple[str, list[Any] | None]:
         return header_result_args.id, list(header_result_args.results)
     group_id, results, *_ = header_result_args
     return group_id, None if isinstance(results, _regen) else list(results)
+
+
+def _ids(signatures: Iterable[Any]) -> Iterator[str]:
+    return (task_id for signature in signatures if (task_id := (signature.get("options") or {}).get("task_id")))
 
 
 def _later(request: Any) -> list[Any]:

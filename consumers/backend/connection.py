@@ -78,16 +78,16 @@ class Server:
         """Return this process's connections, to a schema that has been checked."""
         connections = self._opened.get(os.getpid())
         if connections is None:
-            connections = Connections(self.dsn, self.options.pool_size, self.options.connect_timeout)
+            new = Connections(self.dsn, self.options.pool_size, self.options.connect_timeout)
             try:
-                with connections.connection(seconds) as connection:
+                with new.connection(seconds) as connection:
                     if not isinstance(self.location, str):
                         migrate(connection, self.options.schema_name)  # an embedded journal has no operator who would
                     check_version(connection, self.options.schema_name)
-            except BaseException:
-                connections.close()
-                raise
-            connections = self._opened.setdefault(os.getpid(), connections)
+                connections = self._opened.setdefault(os.getpid(), new)  # atomic; a lock could be inherited in a locked state
+            finally:
+                if connections is not new:  # it failed, or another thread was faster
+                    new.close()
         return connections
 
     def close(self) -> None:

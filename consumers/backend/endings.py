@@ -1,4 +1,4 @@
-"""Tasks that end without Celery telling a chord of it: those that the worker does not know, and those that reject their message."""
+"""Tasks that end without Celery telling a chord of it: the worker does not know them, they reject their message, or they expire."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 from celery import VERSION, states
 from celery.app.task import Context
 from celery.exceptions import NotRegistered, Reject
-from celery.signals import task_postrun, task_unknown
+from celery.signals import before_task_publish, task_postrun, task_unknown
 
 from .chords import Chords
+from .members import members_of
 
 
 @task_unknown.connect(weak=False, dispatch_uid="celery-journal-endings")
@@ -30,10 +31,17 @@ def _fail_rejected(sender: Any, task_id: str, retval: Any = None, state: str | N
     backend = sender.backend
     if state != states.REJECTED or not isinstance(retval, Reject) or not isinstance(backend, Chords):
         return
-    if retval.requeue:
-        ends = not sender.acks_late
-    else:
-        ends = VERSION < (5, 7)
+    ends = not sender.acks_late if retval.requeue else VERSION < (5, 7)
     if ends:
         stored = not sender.request.ignore_result or sender.store_errors_even_if_ignored
         backend.mark_as_failure(task_id, retval, request=sender.request, store_result=stored)
+
+
+@before_task_publish.connect(weak=False, dispatch_uid="celery-journal-endings")
+def _deliver_expired(body: Any, properties: Any = None, **_signal: Any) -> None:
+    """Let the worker discard a member that has expired, which ends the chord: RabbitMQ would drop the message, and nobody hears of it."""
+    if not isinstance(properties, dict) or properties.get("expiration") is None or not isinstance(body, tuple):
+        return
+    _, _, embedded = body
+    if embedded.get("chord") or any(True for task in embedded.get("chain") or () for _ in members_of(task)):
+        del properties["expiration"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -32,13 +34,16 @@ T = TypeVar("T")
 #: Seconds between two looks for a database that is away.
 PROBE_INTERVAL = 1.0
 
+#: Seconds for which it is believed that the database is away, since somebody has last seen it so.
+BELIEF = 30.0
+
 
 @dataclass(slots=True)
 class _Process:
-    """What one process knows; a forked child knows nothing yet, and has none of our threads."""
+    """What one process does; a forked child has none of our threads."""
 
-    #: Whether the database is away, so that writes need not try.
-    away: bool = False
+    #: Whether it has looked for what another has left in the spool.
+    looked: bool = False
     #: Whether this process has said that its spool cannot be used.
     complained: bool = False
     #: Whether to look into the spool for as long as the process lives, for what others have left there.
@@ -55,32 +60,35 @@ class Outage:
         self.journal = journal
         self.spool = spool
         self._processes: dict[int, _Process] = {}
+        self._away_until = 0.0
         database.on_close.append(self.stop)
 
     @property
     def away(self) -> bool:
-        """Whether this process has found the database away, and not yet back."""
-        return self._process().away
+        """Whether this process, or the one that it was forked from, has found the database away, and not yet back."""
+        return time.monotonic() < self._away_until
 
     def record(self, work: Callable[[Connection], T], events: Sequence[Event]) -> T | None:
         """Do `work`, which records the events; or put the events into the spool, and return None.
 
         Raises JournalUnavailable if neither the database nor the spool takes them.
         """
-        process = self._process()
         if self.spool is None or one_try.get():
             return self.database.run(work)
-        if process.away:
+        if self.away:
             self.keep(events, JournalUnavailable("the journal's database is away"))
             return None
         try:
-            return self.database.run(work)
+            done = self.database.run(work)
         except JournalUnavailable as exc:
             self.keep(events, exc)
         except psycopg.Error as exc:
             if not (self.database.worked and is_outage(exc)):
                 raise
             self.keep(events, JournalUnavailable(f"the journal's database refuses what it took before: {str(exc).partition(chr(10))[0]}"))
+        else:
+            self._look()
+            return done
         return None
 
     def keep(self, events: Sequence[Event], reason: JournalUnavailable) -> None:
@@ -112,7 +120,7 @@ class Outage:
 
     def stop(self) -> None:
         """End the thread of this process; what is in the spool stays there."""
-        process = self._processes.pop(os.getpid(), None)
+        process, self._away_until = self._processes.pop(os.getpid(), None), 0.0
         if process is not None and process.drainer is not None:
             process.drainer.stop()
 
@@ -120,28 +128,43 @@ class Outage:
         """Drain, if the database is back. Raises if it is not."""
         if self.spool is None or not (self.away or self.spool.length()):
             return None
-        self.database.run(lambda connection: check_version(connection, self.journal.schema), budget=0)
-        self._process().away = False
+        try:
+            self.database.run(lambda connection: check_version(connection, self.journal.schema), budget=0)
+        except JournalUnavailable:
+            self._away_until = time.monotonic() + BELIEF
+            raise
+        self._away_until = 0.0
         return drain(self.spool, self.journal, lambda work: self.database.run(work, budget=0))
 
     def is_done(self) -> bool:
         """Return whether nothing is left to do for the thread, and let go of it then."""
         process = self._process()
         with process.mutex:
-            if process.away or process.watching or (self.spool is not None and self.spool.length()):
+            if self.away or process.watching or (self.spool is not None and self.spool.length()):
                 return False
             process.drainer = None
             return True
 
     @property
-    def pause(self) -> float:
-        """Seconds until the next turn, with some jitter: a worker has many processes."""
-        idle = not self.away and self.spool is not None and not self.spool.length()
-        return (self.database.options.sweep_interval if idle else PROBE_INTERVAL) * random.uniform(1.0, 1.2)  # noqa: S311
+    def is_idle(self) -> bool:
+        """Whether there is nothing to drain at the moment."""
+        return not self.away and (self.spool is None or not self.spool.length())
 
     def _find_back(self, process: _Process) -> None:
-        process.away = True
+        self._away_until = time.monotonic() + BELIEF
         self._start(process)
+
+    def _look(self) -> None:
+        """See to what another process may have left in the spool, once in each process: not every machine has a worker."""
+        process = self._process()
+        if process.looked or self.spool is None:
+            return
+        process.looked = True
+        try:
+            if self.spool.length():
+                self._start(process)
+        except (sqlite3.Error, OSError) as exc:
+            logger.error("the spool cannot be read: %s", exc, extra={"spool": str(self.spool.path)})
 
     def _start(self, process: _Process) -> None:
         with process.mutex:
@@ -173,18 +196,21 @@ class Drainer(threading.Thread):
 
     def run(self) -> None:
         """Drain until nothing is left."""
-        while not self._stopped.wait(self._outage.pause):
+        outage, pause = self._outage, PROBE_INTERVAL
+        while not self._stopped.wait(pause * random.uniform(1.0, 1.2)):  # noqa: S311  no secret: a worker has many processes
+            pause = PROBE_INTERVAL
             try:
-                if (drained := self._outage.turn()) and (drained.recorded or drained.refused):
-                    logger.warning(
-                        "the journal is back, %d events have left the spool and %d were refused", drained.recorded, drained.refused
-                    )
-                if self._outage.is_done():
+                if (drained := outage.turn()) and (drained.recorded or drained.refused):
+                    logger.warning("the journal is back, %d left the spool and %d were refused", drained.recorded, drained.refused)
+                if outage.is_done():
                     return
+                if outage.is_idle:
+                    pause = outage.database.options.sweep_interval
             except (JournalUnavailable, ImproperlyConfigured, psycopg.Error) as exc:
                 logger.debug("the journal is still away: %s", exc)
             except Exception:
                 logger.exception("the spool could not be drained, and will be tried again")
+                pause = outage.database.options.sweep_interval
 
 
 _main_process = 0

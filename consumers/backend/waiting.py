@@ -12,6 +12,8 @@ from typing import Any
 
 from celery.result import ResultSet
 
+from celery_journal.consumers.options import beside
+
 from .listening import Ear
 from .pending import Pending, resolve
 from .reading import Meta, Reading
@@ -44,7 +46,8 @@ class Waiting(Reading):
         return ear
 
     def _listen_dsn(self) -> str:
-        return self.options.listen_dsn or self.database.dsn
+        given = self.options.listen_dsn
+        return beside("listen_dsn", given, self.location) if given else self.database.dsn
 
     def _close(self) -> None:
         for opened in (self._backgrounds.pop(os.getpid(), None), self._ears.pop(os.getpid(), None)):
@@ -164,10 +167,9 @@ def leaves(result: Any) -> Iterator[Any]:
 
 
 def _parents(result: Any) -> Iterator[Any]:
-    """Yield what Celery asks for the errors of parents, which may be groups, whose members are no parents."""
+    """Yield the results whose errors Celery looks for at every interval: those of the parents, and of the groups among them."""
     while (result := getattr(result, "parent", None)) is not None:
-        if not isinstance(result, ResultSet):
-            yield result
+        yield from leaves(result)
 
 
 def _answer(member: Any) -> tuple[str, Any]:

@@ -58,6 +58,7 @@ class Watch:
         self._backend = backend
         self._wanted = set(wanted)
         self._parents: dict[str, Meta | None] = dict.fromkeys(parents)
+        self._follows_parents = bool(self._parents)
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._on_message = on_message
@@ -81,19 +82,23 @@ class Watch:
             self._read_at = time.monotonic()
             is_last = self._is_over()
             ready = self._read(news, first=True)
+            has_waited = False
             while True:
                 yield from self._deliver(ready)
                 if not self._wanted or self._has_looked_enough():
-                    return
+                    break
                 if not attended:
                     attending.enter_context(ear.attended_by(self._waiter))
                     attended = True
                 if is_last:
                     raise CeleryTimeoutError(f"The operation timed out after {self._timeout} s.")
-                self._intervals.call(self._parents)
+                self._intervals.call_in_time(self._parents)
+                has_waited = True
                 news = self._next()
                 is_last = self._is_over()
                 ready = self._read(news) if news else []
+        if (has_waited or self._follows_parents) and not self._wanted:
+            self._intervals.call(self._parents)  # as Celery does: the error of a parent goes before that of its child
 
     def _remembered(self) -> Iterator[Meta]:
         for task_id in list(self._wanted):
@@ -120,6 +125,8 @@ class Watch:
 
     def _read(self, task_ids: set[str], *, first: bool = False) -> list[Meta]:
         """Return the metas of those that are ready; tell of transitions, and remember how it is with parents."""
+        if task_ids & self._wanted:
+            task_ids = task_ids | self._parents.keys()
         try:
             ready = self._backend.ready_of(task_ids, self._parents)
             if self._on_message is not None:
@@ -162,16 +169,18 @@ class _Intervals:
         self._calls = [] if on_interval is None else [on_interval]
         self._listeners = _listeners(on_interval)
         self._seconds = max(seconds, 0.01)
-        self._parents = 0
+        self._open_parents = 0
         self.next_at = float("inf") if on_interval is None else time.monotonic() + self._seconds
 
+    def call_in_time(self, parents: dict[str, Meta | None]) -> None:
+        """Call it if its time has come, or if a parent has ended."""
+        if self._calls and (time.monotonic() >= self.next_at or len(parents) < self._open_parents):
+            self.call(parents)
+            self.next_at = time.monotonic() + self._seconds
+        self._open_parents = len(parents)
+
     def call(self, parents: dict[str, Meta | None]) -> None:
-        """Call it if its time has come or a parent has ended; what it asks about the parents is answered from these."""
-        now = time.monotonic()
-        if not self._calls or (now < self.next_at and len(parents) == self._parents):
-            return
-        self._parents = len(parents)
-        self.next_at = now + self._seconds
+        """Call it; what it asks about the parents is answered from these."""
         token = _known.set(parents)
         try:
             for call in self._calls:

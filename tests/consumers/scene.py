@@ -8,15 +8,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import psycopg
-from celery import Celery
+from celery import Celery, _state
 from celery.app.task import Context
 from kombu.serialization import dumps, loads
 from psycopg.conninfo import conninfo_to_dict
@@ -36,6 +39,8 @@ def url_of(dsn: str, **more: str) -> str:
     """Return the backend URL of a DSN, `more` being further parameters of libpq."""
     parts = {**conninfo_to_dict(dsn), **more}
     user, database = parts.pop("user", "postgres"), parts.pop("dbname")
+    if password := parts.pop("password", None):
+        user = f"{user}:{password}"
     return f"journal+postgresql://{user}@/{database}?{urlencode(parts, quote_via=quote)}"
 
 
@@ -44,6 +49,17 @@ def new_app(url: str, **conf: Any) -> Celery:
     app = Celery("scene", set_as_current=False, backend=url, broker="memory://")
     app.conf.update({"result_extended": True, "accept_content": SERIALIZERS[:2], "task_default_queue": "work", **conf})
     return app
+
+
+@contextmanager
+def current(app: Celery) -> Iterator[None]:
+    """The app as the current one, which unpickling goes by."""
+    before = _state._tls.current_app
+    app.set_current()
+    try:
+        yield
+    finally:
+        _state._tls.current_app = before
 
 
 def delivered(app: Celery, name: str = "scene.add", args: Any = (), kwargs: Any = None, **options: Any) -> Context:
@@ -96,6 +112,29 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def in_background(call: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+    """Make the call in a thread, and return the future of it; one that hangs does not keep a failing test from its end."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call(*arguments, **options))
+        except BaseException as exc:  # noqa: BLE001  whoever asks for the result gets it
+            future.set_exception(exc)
+
+    Thread(target=run, daemon=True).start()
+    return future
+
+
+@contextmanager
+def waiting(call: Callable[..., Any], **options: Any) -> Iterator[Future[Any]]:
+    """A thread that waits for results by this call, from before the block begins; the future of what it returns."""
+    began = Event()
+    future = in_background(call, timeout=60, on_interval=lambda *_: began.set(), **options)
+    until(lambda: began.is_set() or future.done(), 10)
+    yield future
 
 
 def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:

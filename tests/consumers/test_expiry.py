@@ -153,3 +153,38 @@ def test_the_schedule_of_celery_calls_it(app: Celery, backend: JournalBackend) -
     app.tasks["celery.backend_cleanup"]()
 
     assert app.AsyncResult("a").state == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("conf", "kept"),
+    [
+        pytest.param({"result_failure_expires": 7 * 86400}, {"failed", "fresh"}, id="failures longer"),
+        pytest.param({"result_failure_expires": 3600}, {"fresh"}, id="failures shorter"),
+        pytest.param({"result_expires": None, "result_failure_expires": 3600}, {"succeeded", "fresh"}, id="failures only"),
+        pytest.param({"result_failure_expires": 0}, {"failed", "fresh"}, id="failures never"),
+        pytest.param({"result_failure_expires": None}, {"fresh"}, id="as all others"),
+    ],
+)
+def test_failures_have_an_expiry_of_their_own(make_app: NewApp, conf: dict[str, Any], kept: set[str]) -> None:
+    """result_failure_expires, of Celery 5.7, beside a result_expires of a day."""
+    app = make_app(**{"result_expires": 86400, **conf})
+    value = {"content_type": "application/json", "content_encoding": "utf-8"}
+    old(app.backend, kinds_of.TaskSucceeded, "succeeded", result=b"1", **value)
+    old(app.backend, kinds_of.TaskFailed, "failed", result=b'{"exc_type": "E", "exc_message": [], "exc_module": null}', **value)
+    app.backend.mark_as_failure("fresh", ValueError())
+
+    app.backend.cleanup()
+
+    assert {name for name in ("succeeded", "failed", "fresh") if app.AsyncResult(name).state != "PENDING"} == kept
+
+
+def test_chords_that_have_ended_have_an_expiry_of_their_own(make_app: NewApp, dsn: str) -> None:
+    """result_chord_expires, of Celery 5.7; without it, result_expires."""
+    app = make_app(result_expires=86400, result_chord_expires=7 * 86400)
+    finished_chord(app.backend, "chord")
+
+    app.backend.cleanup()
+    assert rows(dsn)["chord_counter_row"] == 1
+
+    make_app(result_expires=86400).backend.cleanup()
+    assert (kinds(dsn, "chord")[-1], rows(dsn)["chord_part_row"]) == ("group-expired", 0)

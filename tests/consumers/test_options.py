@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import psycopg
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
+from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal.consumers.backend import JournalBackend, JournalUnavailable
-from celery_journal.consumers.options import InvalidOption, Options, locate
+from celery_journal.consumers.options import InvalidOption, Options, beside, locate
 
 from .scene import new_app, url_of
 
 SECRET = "s3cret"
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def backend_of(url: str, **options: Any) -> JournalBackend:
@@ -214,3 +218,71 @@ def test_an_option_that_is_no_secret_is_named_in_its_error() -> None:
         Options.read({"pool_size": 0})
 
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["read_dsn", "listen_dsn"])
+@pytest.mark.parametrize("dsn", ["postgresql://u:s3cret@h/d", "host=h password=s3cret", "postgresql://u@h/d?password=s3cret"])
+def test_a_password_among_the_options_is_refused(name: str, dsn: str) -> None:
+    """`celery report` prints them as they are."""
+    with pytest.raises(ImproperlyConfigured, match=f"set CELERY_JOURNAL_{name.upper()}") as refused:
+        backend_of("journal+postgresql://host/db", **{name: dsn})
+
+    assert SECRET not in str(refused.value)
+
+
+def test_a_password_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing prints it."""
+    monkeypatch.setenv("CELERY_JOURNAL_READ_DSN", "postgresql://u:s3cret@h/d")
+
+    assert backend_of("journal+postgresql://host/db").options.read_dsn == "postgresql://u:s3cret@h/d"
+
+
+def test_another_server_has_the_same_user_and_database() -> None:
+    """Of a replica it is enough to say where it is."""
+    parts = conninfo_to_dict(beside("read_dsn", "postgresql://replica:5433", "postgresql://me:s3cret@primary/shop?sslmode=require"))
+
+    assert parts == {"host": "replica", "port": "5433", "user": "me", "password": SECRET, "dbname": "shop"}
+
+
+@pytest.mark.parametrize("name", ["read_dsn", "listen_dsn"])
+def test_a_dsn_that_cannot_be_read_is_refused(name: str) -> None:
+    """And not repeated, because it may hold a password."""
+    with pytest.raises(ImproperlyConfigured, match=f"option '{name}' cannot be read") as refused:
+        backend_of("journal+postgresql://host/db", **{name: "host=h s3cret"})
+
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("journal+postgresql://u:s3cret@h/db", id="one host"),
+        pytest.param("journal+postgresql://u:s3cret@h1:5432,h2:5433/db?target_session_attrs=read-write", id="two hosts"),
+        pytest.param("journal+postgresql://u:s3cret@/db?host=/run/postgresql", id="a socket"),
+    ],
+)
+def test_celery_report_shows_no_password(url: str) -> None:
+    """Nor do the banner and `inspect`, which ask for as_uri()."""
+    app = new_app(url, result_backend_transport_options={"read_dsn": "postgresql://u@replica/db"})
+
+    assert SECRET not in app.bugreport() + app.backend.as_uri() + repr(app.backend)
+    assert "u" in app.backend.as_uri()
+
+
+def test_a_password_that_celery_report_would_show_is_refused() -> None:
+    """A URL has it before the host, where Celery knows to hide it."""
+    with pytest.raises(ImproperlyConfigured, match=r"write it as journal\+postgresql://user:password@host/database") as refused:
+        backend_of("journal+postgresql://u@h/db?password=s3cret")
+
+    assert SECRET not in str(refused.value)
+
+
+def test_the_readme_lists_every_option_with_its_default() -> None:
+    """Whoever reads it finds them all, and none that is not there."""
+    listed = dict(re.findall(r"^\| `([a-z_]+)` \| ([^|]+) \|", README.read_text("utf-8"), re.MULTILINE))
+    fields = {field.alias or name: field for name, field in Options.model_fields.items()}
+
+    assert listed.keys() == fields.keys()
+    for name, field in fields.items():
+        if field.default is not None:  # those without one say in words what they do
+            assert listed[name].strip("`") == str(field.default).lower().removesuffix(".0"), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import pickle
 import threading
 import time
@@ -18,6 +19,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult, ResultSet
 
 from celery_journal.consumers.backend import JournalBackend
+from celery_journal.journal.events import TaskFailed
 
 from .proxy import Proxy
 from .scene import ask, delivered, until, url_of
@@ -52,6 +54,11 @@ def later() -> Iterator[Callable[..., Any]]:
 
 def listeners(dsn: str) -> int:
     return len(ask(dsn, LISTENERS))
+
+
+def failure_of(backend: JournalBackend, task_id: str, error: str) -> TaskFailed:
+    result = json.dumps({"exc_type": error, "exc_message": ["mine"], "exc_module": "builtins"}).encode()
+    return backend.emitter.emit(TaskFailed, task_id, result=result, content_type="application/json", content_encoding="utf-8")
 
 
 def heard(app: Celery, dsn: str) -> None:
@@ -538,3 +545,19 @@ def test_celery_finds_what_it_looks_for(backend: JournalBackend) -> None:
     assert backend.is_async
     assert backend.supports_native_join
     assert GroupResult("g", [], app=backend.app).supports_native_join is None
+
+
+def test_the_error_of_a_header_goes_before_that_of_its_body(
+    waiting_app: Celery, writer: JournalBackend, dsn: str, later: Callable[..., Any]
+) -> None:
+    """R02 follow_parents: with Celery's own backends, get() of a chord raises what its member raised."""
+    header = waiting_app.GroupResult("header", [waiting_app.AsyncResult("good"), waiting_app.AsyncResult("bad")])
+    answer = later(waiting_app.AsyncResult("body", parent=header).get, timeout=60)
+    heard(waiting_app, dsn)
+
+    with psycopg.connect(dsn, autocommit=True) as connection:  # both at once, so that it is no matter of luck
+        failures = [("body", "RuntimeError"), ("bad", "ValueError")]
+        writer.journal.append(connection, *(failure_of(writer, task_id, error) for task_id, error in failures))
+
+    with pytest.raises(ValueError, match="mine"):
+        answer.result(10)

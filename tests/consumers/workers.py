@@ -19,6 +19,8 @@ from uuid import uuid4
 import psutil
 from celery import Celery
 
+from celery_journal.consumers.backend import JournalBackend
+
 from .scene import ROOT, Mailbox, new_app, until
 
 ADDRESSES = {"redis": ("127.0.0.1", 6379), "rabbitmq": ("127.0.0.1", 5672)}
@@ -69,14 +71,19 @@ class Worker:
 
 
 @contextmanager
-def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, **conf: Any) -> Iterator[Worker]:
-    """A worker until the end of the block; then nothing of it is left, neither processes nor queues."""
-    token = f"scene-{uuid4().hex[:8]}"
+def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, token: str | None = None, **conf: Any) -> Iterator[Worker]:
+    """A worker until the end of the block; then nothing of it is left, neither processes nor queues.
+
+    Those with the same `token` share their queues.
+    """
+    token = token or f"scene-{uuid4().hex[:8]}"
+    name = f"{token}-{uuid4().hex[:4]}"
     conf = {"task_track_started": True, "worker_prefetch_multiplier": 1, **settings(broker, folder / token, token), **conf}
     app = new_app(url, **conf)
-    log = folder / f"{token}.log"
-    command = [sys.executable, "-m", "celery", "-A", "tests.consumers.tasks", "worker", "-n", f"{token}@%h", "-l", "INFO"]
-    command += ["-P", "prefork", "-c", "2", "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments]
+    log = folder / f"{name}.log"
+    command = [sys.executable, "-m", "celery", "-A", "tests.consumers.tasks", "worker", "-n", f"{name}@%h", "-l", "INFO"]
+    pool = [] if "-P" in arguments else ["-P", "prefork", "-c", "2"]  # Celery looks for gevent and eventlet in the first -P there is
+    command += [*pool, "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments]
     environment = {
         **os.environ,
         "SCENE_CONF": json.dumps({**conf, "result_backend": url, "result_extended": True}),
@@ -93,12 +100,13 @@ def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, **co
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        left = [other for other in psutil.process_iter(["cmdline"]) if f"{token}@%h" in (other.info["cmdline"] or [])]
+        left = [other for other in psutil.process_iter(["cmdline"]) if f"{name}@%h" in (other.info["cmdline"] or [])]
         for other in left:
             other.kill()
         process.wait()
         _remove_queues(app, broker, token)
-        app.backend.database.close()
+        if isinstance(app.backend, JournalBackend):
+            app.backend.database.close()
         app.close()
         assert not left, f"left running: {left}"
 
