@@ -27,7 +27,10 @@ from .scene import ask, delivered, until, url_of
 NewApp = Callable[..., Celery]
 
 #: What a connection that listens is doing.
-LISTENERS = b"select pid from pg_stat_activity where datname = current_database() and query like '%%pg_advisory_lock_shared%%' and pid <> pg_backend_pid()"
+LISTENERS = (
+    b"select pid from pg_stat_activity"
+    b" where datname = current_database() and query like '%%pg_advisory_lock_shared%%' and pid <> pg_backend_pid()"
+)
 
 NEVER = 3600.0
 
@@ -533,7 +536,7 @@ def test_what_cannot_be_decoded_is_raised_to_whoever_asked_for_it(
     heard(strict, dsn)
 
     pickler.backend.store_result("bad", 1, "SUCCESS")
-    with pytest.raises(Exception, match="[Rr]efusing to deserialize"):
+    with pytest.raises(Exception, match="efusing to deserialize"):
         bad.result(10)
     writer.store_result("good", 1, "SUCCESS")
 
