@@ -104,8 +104,10 @@ def locate(url: str | None) -> str | Path:
     `url` is what Celery hands on: `journal+postgresql://...` without its `journal+`. None is the DSN of the
     environment, CELERY_JOURNAL_DSN. Raises InvalidOption for anything else.
     """
-    if "password" in parse_qs(urlsplit(url or "").query):
-        raise InvalidOption("`celery report` would show this password; write it as journal+postgresql://user:password@host/database")
+    for shown in {"password", "sslpassword"} & parse_qs(urlsplit(url or "").query).keys():
+        raise InvalidOption(
+            f"`celery report` would show the {shown} in the URL; write journal+postgresql://user:password@host/database, or set PGPASSFILE"
+        )
     url = (url or os.environ.get("CELERY_JOURNAL_DSN") or "").removeprefix("journal+")
     scheme, separator, rest = url.partition("://")
     match scheme:

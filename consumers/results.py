@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -87,34 +86,26 @@ class _Iterable:
     """What a set of results and a group have in common."""
 
     results: list[Any]
+    supports_native_join: bool | None
+    iter_native: Any
 
     def iterate(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> Iterator[Any]:
-        """Yield the return value of each task as it becomes ready; at the end, as a list, those of each group inside.
+        """Yield the return value of each task as it becomes ready, and those of a group inside as a list.
 
         Raises celery.exceptions.TimeoutError if they are not all ready within `timeout` seconds, and what a task raised;
         with `propagate=False` that exception is yielded.
         """
         stock.assert_will_not_block()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        later: list[Any] = []
-        if self.supports_native_join:  # type: ignore[attr-defined]
-            for _, meta in self.iter_native(timeout=timeout, interval=interval):  # type: ignore[attr-defined]
-                if isinstance(meta, list):  # a group inside, which Celery hands out before it is ready
-                    later.append(meta)
-                elif propagate and meta["status"] in states.PROPAGATE_STATES:
-                    raise meta["result"]
-                else:
-                    yield meta["result"]
-        else:  # the results of eager tasks, or of another backend
-            later = list(self.results)
-        for node in later:
-            values = [
-                child.get(
-                    timeout=None if deadline is None else max(0.0, deadline - time.monotonic()), propagate=propagate, interval=interval
-                )
-                for child in (node if isinstance(node, list) else [node])
-            ]
-            yield values if isinstance(node, list) else values[0]
+        if not self.supports_native_join:  # the results of eager tasks, or none
+            yield from (member.get(timeout=timeout, propagate=propagate, interval=interval) for member in self.results)
+            return
+        for _, meta in self.iter_native(timeout=timeout, interval=interval):
+            if isinstance(meta, list):
+                yield [member.get(timeout=timeout, propagate=propagate, interval=interval) for member in meta]
+            elif propagate and meta["status"] in states.PROPAGATE_STATES:
+                raise meta["result"]
+            else:
+                yield meta["result"]
 
 
 class ResultSet(_Iterable, stock.ResultSet):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 import psycopg
 from celery.exceptions import BackendError, ImproperlyConfigured
@@ -103,8 +104,7 @@ class Database:
     def __init__(self, location: str | Path, options: Options, replica: str | Path | None = None) -> None:
         self.location = location
         self.options = options
-        #: What else ends when this is closed.
-        self.on_close: list[Callable[[], None]] = []
+        self._ends: list[WeakMethod[Callable[[], None]]] = []
         self._primary = Server(location, options)
         self._replica = None if replica is None else Server(replica, options)
         self._replica_rests_until = 0.0
@@ -162,10 +162,19 @@ class Database:
                 return done
         return self.run(work)
 
+    def on_close(self, end: Callable[[], None]) -> None:
+        """Have the method called before the connections are closed.
+
+        It is held weakly: of many threads that ask a new app for its backend each may get one of its own, and those that
+        nobody uses must go at once, with their connections.
+        """
+        self._ends.append(WeakMethod(end))
+
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
-        for end in self.on_close:
-            end()
+        for reference in self._ends:
+            if end := reference():
+                end()
         for server in (self._primary, self._replica):
             if server is not None:
                 server.close()

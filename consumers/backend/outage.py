@@ -61,7 +61,7 @@ class Outage:
         self.spool = spool
         self._processes: dict[int, _Process] = {}
         self._away_until = 0.0
-        database.on_close.append(self.stop)
+        database.on_close(self.stop)
 
     @property
     def away(self) -> bool:

@@ -7,13 +7,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from celery._state import task_join_will_block
 from vine import barrier
 
+from .connection import JournalUnavailable
 from .listening import LINGER, Waiter, stay_in
 
 if TYPE_CHECKING:
@@ -56,11 +56,12 @@ class Pending:
         if task_join_will_block():
             return  # a running task must not wait for another, and its process has no connection to spare
         self._arrived.append((result, weak))
-        self._waiter.wake()
         with self._lock:
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="celery-journal-callbacks", daemon=True).start()
+            if self._running:
+                self._waiter.wake()
+            else:
+                self._running, self._waiter = True, Waiter()  # the thread that is about to end still has the old one
+                threading.Thread(target=self._run, args=[self._waiter], name="celery-journal-callbacks", daemon=True).start()
 
     def close(self) -> None:
         """Resolve nothing more."""
@@ -72,45 +73,59 @@ class Pending:
         """Forget the result; safe in a garbage collection."""
         self._held.pop(id(result), None)
 
-    def _run(self) -> None:
+    def _run(self, waiter: Waiter) -> None:
         time.sleep(GRACE)
-        while self._settle():
-            with self._backend.ear.attended_by(self._waiter):
-                try:
-                    self._resolve_all()
-                except Exception:
-                    logger.exception("results with callbacks could not be read, and will be tried again")
-                    time.sleep(POLL)
+        if self._settle():
+            with self._backend.ear.attended_by(waiter):
+                self._resolve_all(waiter)
 
-    def _resolve_all(self) -> None:
+    def _resolve_all(self, waiter: Waiter) -> None:
         """Resolve results until there are none."""
         watched: set[str] = set()
         hinted: set[str] = set()
         read_at = time.monotonic()
         while self._settle():
             wanted = set(self._results())
-            self._waiter.unwatch(watched - wanted)
-            self._waiter.watch(new := wanted - watched)
+            waiter.unwatch(watched - wanted)
+            waiter.watch(new := wanted - watched)
             watched = wanted
-            silence = self._backend.options.reread_interval if self._backend.ear.hears(self._waiter) else POLL
+            silence = self._backend.options.reread_interval if self._backend.ear.hears(waiter) else POLL
             if time.monotonic() >= read_at + silence:
                 new, read_at = watched, time.monotonic()
             if asked := (new | hinted) & watched:
                 self._resolve(asked)
-            hinted = self._waiter.wait(min(max(0.0, read_at + silence - time.monotonic()), LINGER))  # dropped results do not say so
+            hinted = waiter.wait(min(max(0.0, read_at + silence - time.monotonic()), LINGER))  # dropped results do not say so
             stay_in(self._pid)
             if self._arrived:
                 time.sleep(GRACE)
-        self._waiter.unwatch(watched)
 
-    def _resolve(self, task_ids: Iterable[str]) -> None:
-        for meta in self._backend.ready_of(task_ids):
+    def _resolve(self, task_ids: set[str]) -> None:
+        try:
+            ready = self._backend.ready_of(task_ids, budget=0)
+        except JournalUnavailable:
+            return  # until it is back
+        except Exception:
+            if len(task_ids) == 1:
+                logger.exception("a result with a callback cannot be read", extra={"task_ids": task_ids})
+                self._drop(task_ids)
+            else:  # one of them
+                for task_id in task_ids:
+                    self._resolve({task_id})
+            return
+        for meta in ready:
             for result in self._results().get(meta["task_id"], ()):
-                self.discard(result)
                 try:
                     resolve(result, meta)
                 except Exception:
                     logger.exception("a callback of a result failed", extra={"task_id": result.id})
+        self._drop({meta["task_id"] for meta in ready})
+
+    def _drop(self, task_ids: set[str]) -> None:
+        for task_id, results in self._results().items():
+            if task_id in task_ids:
+                for result in results:
+                    self._held.pop(id(result), None)
+                    self._seen.pop(id(result), None)
 
     def _settle(self) -> bool:
         """Take in what has arrived; return whether there is anything to wait for, else this thread has ended."""

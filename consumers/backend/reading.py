@@ -40,10 +40,15 @@ class Reading(JournalBase):
         cached: Meta | None = self._cache.get(task_id)
         return cached if cached is not None and cached["status"] in self.READY_STATES else None
 
-    def ready_of(self, task_ids: Iterable[str], parents: dict[str, Meta | None] | None = None) -> list[Meta]:
-        """Return the meta of each task that is ready, as the primary has it; those of parents that are not are put where they belong."""
+    def ready_of(
+        self, task_ids: Iterable[str], parents: dict[str, Meta | None] | None = None, *, budget: float | None = None
+    ) -> list[Meta]:
+        """Return the meta of each task that is ready, as the primary has it; those of parents that are not are put where they belong.
+
+        Raises JournalUnavailable when the database is away for longer than `budget` seconds, retry_budget unless given.
+        """
         task_ids = list(task_ids)
-        rows = self._rows(self.TaskModel, task_ids, fresh=True)
+        rows = self.database.run(lambda connection: self.TaskModel.get_many(connection, task_ids, self.journal.schema), budget=budget)
         ready = []
         for task_id in task_ids:
             row: TaskResult | None = rows.get(task_id)
@@ -55,10 +60,10 @@ class Reading(JournalBase):
                 parents[task_id] = self._meta_of(task_id, row)
         return ready
 
-    def transitions_of(self, task_ids: Iterable[str]) -> list[tuple[UUID, Meta]]:
+    def transitions_of(self, task_ids: Iterable[str], *, budget: float | None = None) -> list[tuple[UUID, Meta]]:
         """Return what the log says of the tasks between their sending and their end, as (event id, meta), in its order."""
         task_ids = list(task_ids)
-        recorded = self.database.run(lambda connection: self.journal.read_transitions(connection, task_ids, TRANSITIONS))
+        recorded = self.database.run(lambda connection: self.journal.read_transitions(connection, task_ids, TRANSITIONS), budget=budget)
         return [(event.event.event_id, self._meta_of_event(event.event)) for event in recorded]
 
     def _meta_of(self, task_id: str, row: TaskResult | None) -> Meta:

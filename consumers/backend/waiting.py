@@ -30,7 +30,7 @@ class Waiting(Reading):
         #: By process: a forked child has neither the threads nor the callbacks of its parent.
         self._ears: dict[int, Ear] = {}
         self._backgrounds: dict[int, Pending] = {}
-        self.database.on_close.append(self._close)
+        self.database.on_close(self._close)
 
     @property
     def is_async(self) -> bool:

@@ -127,10 +127,13 @@ class Watch:
         """Return the metas of those that are ready; tell of transitions, and remember how it is with parents."""
         if task_ids & self._wanted:
             task_ids = task_ids | self._parents.keys()
+        budget = self._timeout if first else 0.0  # later an outage is waited out here
+        if budget is not None:
+            budget = min(budget, self._backend.options.retry_budget)
         try:
-            ready = self._backend.ready_of(task_ids, self._parents)
+            ready = self._backend.ready_of(task_ids, self._parents, budget=budget)
             if self._on_message is not None:
-                for event_id, meta in self._backend.transitions_of(task_ids & self._wanted):
+                for event_id, meta in self._backend.transitions_of(task_ids & self._wanted, budget=budget):
                     if event_id not in self._told:
                         self._told.add(event_id)
                         self._on_message(meta)

@@ -543,6 +543,35 @@ def test_what_cannot_be_decoded_is_raised_to_whoever_asked_for_it(
     assert good.result(10) == 1
 
 
+def test_a_callback_whose_result_cannot_be_read_harms_no_other(make_app: NewApp, dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said in the log, once."""
+    strict = make_app(result_accept_content=["json"])
+    make_app(result_serializer="pickle").backend.store_result("bad", 1, "SUCCESS")
+    strict.backend.store_result("good", 1, "SUCCESS")
+    called: list[str] = []
+
+    for name in ("bad", "good"):
+        strict.AsyncResult(name).then(lambda result: called.append(result.id))
+
+    until(lambda: called)
+    time.sleep(1.5)
+    assert called == ["good"]
+    assert caplog.text.count("a result with a callback cannot be read") == 1
+
+
+def test_callbacks_go_on_when_new_ones_come_all_the_time(waiting_app: Celery, writer: JournalBackend) -> None:
+    """The thread that calls them ends with the last and starts with the next; none is lost in between."""
+    called: list[int] = []
+    for number in range(60):
+        writer.store_result(f"r{number}", number, "SUCCESS")
+        waiting_app.AsyncResult(f"r{number}").then(lambda result: called.append(result.result))
+        time.sleep(0.03 * (number % 4))
+
+    until(lambda: len(called) == 60)
+    assert sorted(called) == list(range(60))
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "celery-journal-callbacks"])
+
+
 def test_celery_finds_what_it_looks_for(backend: JournalBackend) -> None:
     """R65 supports_native_join, and is_async, without which callbacks of groups are never called."""
     assert backend.is_async
