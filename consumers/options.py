@@ -16,6 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
 from celery_journal.sql import DEFAULT_SCHEMA, check_schema_name
 
+#: The parameters of a DSN that nobody may see.
+SECRETS = {"password", "sslpassword"}
+
 ENVIRONMENT_PREFIX = "CELERY_JOURNAL_"
 
 
@@ -40,7 +43,8 @@ class Options(BaseModel):
     connect_timeout: PositiveFloat = 10.0
     #: Seconds during which a write is tried again when the connection breaks.
     retry_budget: float = Field(default=10.0, ge=0)
-    #: The directory that keeps what could not be written within the retry budget; empty: keep nothing, raise instead.
+    #: The directory that keeps what could not be written within the retry budget; unless given, celery-journal in
+    #: $XDG_STATE_HOME or ~/.local/state. Empty: keep nothing, raise instead.
     spool: str | None = None
     #: The most that one spool may hold, in bytes.
     spool_max_bytes: PositiveInt = 1 << 30
@@ -104,7 +108,7 @@ def locate(url: str | None) -> str | Path:
     `url` is what Celery hands on: `journal+postgresql://...` without its `journal+`. None is the DSN of the
     environment, CELERY_JOURNAL_DSN. Raises InvalidOption for anything else.
     """
-    for shown in {"password", "sslpassword"} & parse_qs(urlsplit(url or "").query).keys():
+    for shown in SECRETS & parse_qs(urlsplit(url or "").query).keys():
         raise InvalidOption(
             f"`celery report` would show the {shown} in the URL; write journal+postgresql://user:password@host/database, or set PGPASSFILE"
         )

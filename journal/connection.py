@@ -20,6 +20,9 @@ Connection = psycopg.Connection[Any]
 
 CONNECT_TIMEOUT = 10.0
 
+#: How long a host that has vanished without a word is waited for; the system's own defaults are up to two hours.
+PATIENCE = {"tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 2}
+
 #: What a connection of ours is called in pg_stat_activity.
 APPLICATION_NAME = "celery-journal"
 
@@ -66,7 +69,7 @@ def is_pooled(connection: Connection) -> bool:
 def complete(dsn: str, timeout: float = CONNECT_TIMEOUT) -> str:
     """Return the DSN with our defaults for what it leaves open."""
     given = conninfo_to_dict(dsn)
-    defaults: dict[str, Any] = {"connect_timeout": max(2, round(timeout)), "application_name": APPLICATION_NAME}
+    defaults: dict[str, Any] = {"connect_timeout": max(2, round(timeout)), "application_name": APPLICATION_NAME, **PATIENCE}
     return make_conninfo(dsn, **{name: value for name, value in defaults.items() if name not in given})
 
 

@@ -15,7 +15,7 @@ from celery_journal import sql
 from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, decode, encode, escape
 from .errors import EventConflict
 from .events import Event
-from .notifications import announcement
+from .notifications import announcement, audience_of
 
 Connection = psycopg.Connection[Any]
 
@@ -42,19 +42,14 @@ class Journal:
         An event that is recorded already is left alone. Raises EventConflict if one is recorded with other content
         (the others are recorded), PayloadTooLarge if one is above the limit (none is recorded).
         """
-        news = announcement(events, self.schema) if self.announcing and _is_idle(connection) else None
-        if news is not None and len(events) == 1:
-            return int(self._append_then(connection, events[0], *news)[0])
         rows = [encode(event, self.max_payload_bytes) for event in events]
-        new = 0
-        conflicts: list[UUID] = []
-        for start in range(0, len(rows), APPEND_CHUNK):
-            chunk = slice(start, start + APPEND_CHUNK)
-            recorded, conflicting = self._append(connection, events[chunk], rows[chunk])
-            new += recorded
-            conflicts += conflicting
-        if news is not None:
-            connection.execute(*news)
+        audience = audience_of(events) if self.announcing and _is_idle(connection) else None
+        if len(rows) == 1:
+            new, listening, conflicts = self._append_one(connection, events[0], rows[0], audience)
+        else:
+            new, listening, conflicts = self._append_many(connection, events, rows)
+        if audience is not None and listening:
+            connection.execute(sql.query("notify.sql", "announce", self.schema), announcement(events, audience))
         if conflicts:
             raise EventConflict(conflicts)
         return new
@@ -64,17 +59,13 @@ class Journal:
 
         Two transactions: what the query locks is not held while the event waits for the disk. Raises what `append` raises.
         """
-        return self._append_then(connection, event, query, parameters)[1]
-
-    def _append_then(self, connection: Connection, event: Event, query: bytes, parameters: Mapping[str, Any]) -> tuple[bool, Any]:
-        """Append and ask; return whether the event is new, and what the query answers."""
         row = encode(event, self.max_payload_bytes)
         relaxed = self._is_relaxed(connection, [event])
         with connection.cursor() as appending, connection.cursor() as asking:
             try:
                 with connection.pipeline():
                     connection.execute(b"begin")
-                    appending.execute(self._query("append"), {**row, "relaxed": relaxed})
+                    appending.execute(self._query("append"), {**row, "relaxed": relaxed, "audience": None})
                     connection.execute(b"commit")
                     asking.execute(query, parameters)
             except psycopg.Error:
@@ -85,20 +76,32 @@ class Journal:
             recorded, (answer,) = appending.fetchone(), asking.fetchone() or (None,)
         if recorded is None and (conflicts := self._conflicts(connection, [row])):
             raise EventConflict(conflicts)
-        return recorded is not None, answer
+        return answer
 
-    def _append(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> tuple[int, list[UUID]]:
-        """Append what one statement takes; return how many were new, and which are recorded with other content."""
-        relaxed = self._is_relaxed(connection, events)
+    def _append_one(self, connection: Connection, event: Event, row: dict[str, Any], audience: str | None) -> tuple[int, bool, list[UUID]]:
+        """Append one event; return how many were new, whether anybody may be listening, and what is recorded with other content."""
+        relaxed = self._is_relaxed(connection, [event])
         with connection.cursor() as cursor:
-            if len(rows) == 1:
-                cursor.execute(self._query("append"), {**rows[0], "relaxed": relaxed})
-            else:
-                columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in COLUMNS}
-                columns["members"] = _array_literals(columns["members"])
-                cursor.execute(self._query("append many"), {**columns, "relaxed": relaxed})
-            recorded = {event_id for (event_id,) in cursor.fetchall()}
-        return len(recorded), self._conflicts(connection, rows) if len(recorded) < len(rows) else []
+            cursor.execute(self._query("append"), {**row, "relaxed": relaxed, "audience": audience})
+            recorded = cursor.fetchone()
+        if recorded is None:  # perhaps we did, and the connection broke before we could say so
+            return 0, True, self._conflicts(connection, [row])
+        return 1, bool(recorded[1]), []
+
+    def _append_many(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> tuple[int, bool, list[UUID]]:
+        """Append what may take several statements; return the same."""
+        new = 0
+        conflicts: list[UUID] = []
+        for start in range(0, len(rows), APPEND_CHUNK):
+            chunk = rows[start : start + APPEND_CHUNK]
+            relaxed = self._is_relaxed(connection, events[start : start + APPEND_CHUNK])
+            columns: dict[str, list[Any]] = {column: [row[column] for row in chunk] for column in COLUMNS}
+            columns["members"] = _array_literals(columns["members"])
+            recorded = connection.execute(self._query("append many"), {**columns, "relaxed": relaxed}).fetchall()
+            new += len(recorded)
+            if len(recorded) < len(chunk):
+                conflicts += self._conflicts(connection, chunk)
+        return new, True, conflicts
 
     def _is_relaxed(self, connection: Connection, events: Sequence[Event]) -> bool:
         """Return whether the events need not wait for the disk. In a transaction of the caller's own, they share its fate."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import selectors
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 import psycopg
 
@@ -28,15 +27,18 @@ def token(stream: str) -> str:
     return hashlib.blake2b(stream.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
-def announcement(events: Sequence[Event], schema: str) -> tuple[bytes, dict[str, Any]] | None:
-    """Return the query that hints at the events, with its parameters; None if nobody could be waiting for them."""
+def audience_of(events: Iterable[Event]) -> str | None:
+    """Return who could be waiting for the events: those who wait for `results`, those who want all `transitions`, or nobody."""
     news = [event for event in events if isinstance(event, TaskEvent)]
-    if not news:
-        return None
-    ended = any(isinstance(event, TaskSucceeded | TaskFailed | TaskRevoked) for event in news)
-    tokens = {token(event.stream) for event in news}
-    query = sql.query("notify.sql", "announce results" if ended else "announce transitions", schema)
-    return query, {"tokens": " ".join(sorted(tokens)) if len(tokens) <= _MOST_TOKENS else EVERYTHING}
+    if any(isinstance(event, TaskSucceeded | TaskFailed | TaskRevoked) for event in news):
+        return "results"
+    return "transitions" if news else None
+
+
+def announcement(events: Iterable[Event], audience: str) -> dict[str, str]:
+    """Return the parameters of the query that hints at the events."""
+    tokens = {token(event.stream) for event in events if isinstance(event, TaskEvent)}
+    return {"audience": audience, "tokens": " ".join(sorted(tokens)) if len(tokens) <= _MOST_TOKENS else EVERYTHING}
 
 
 class Listener:
@@ -66,9 +68,8 @@ class Listener:
             self._connection.execute(sql.query("notify.sql", "listen", schema))
         except psycopg.errors.ReadOnlySqlTransaction as exc:
             raise CannotListen("this server is a standby") from exc
-        self._connection.execute(sql.query("notify.sql", "hear results", schema))
-        if transitions:
-            self._connection.execute(sql.query("notify.sql", "hear transitions", schema))
+        for audience in ("results", "transitions") if transitions else ("results",):
+            self._connection.execute(sql.query("notify.sql", "hear", schema), {"audience": audience})
 
     def wait(self, timeout: float) -> set[str]:
         """Return the tokens heard within `timeout` seconds; none when time is up or when woken. Raises psycopg.Error when it breaks."""

@@ -10,12 +10,16 @@ select t.task_id
 
 -- name: expired groups
 -- Saved groups and finished chords of one id go together; one whose chord is open stays.
+with abandoned as materialized (select celery_journal.chords_never_started(%(chords)s::timestamptz) as group_id)
 select i.group_id
   from (select g.group_id from celery_journal.group_result g where g.date_saved < %(results)s::timestamptz
         union
-        select c.group_id from celery_journal.chord_counter c where c.date_done < %(chords)s::timestamptz) i
+        select c.group_id from celery_journal.chord_counter c where c.date_done < %(chords)s::timestamptz
+        union
+        select a.group_id from abandoned a) i
  where not exists (select from celery_journal.chord_counter c
-                    where c.group_id = i.group_id and coalesce(c.date_done < %(chords)s::timestamptz, false) is false)
+                    where c.group_id = i.group_id and coalesce(c.date_done < %(chords)s::timestamptz, false) is false
+                      and c.group_id not in (select a.group_id from abandoned a))
    and not exists (select from celery_journal.group_result g
                     where g.group_id = i.group_id and coalesce(g.date_saved < %(results)s::timestamptz, false) is false)
  order by i.group_id

@@ -94,9 +94,10 @@ begin
     select c.size + cardinality(c.added), c.ended_rank >= 0, coalesce(c.forgotten_position, 0)
       into expected, ended, after_forgotten
       from celery_journal.chord_counter_row c
-     where c.group_id = chord and c.date_created is not null;
+     where c.group_id = chord and c.started_rank >= 0;
     if not found then
-        -- The tally is not missed: whoever sets the size counts the parts themselves.
+        -- Celery also tells the size of groups that are no chords. The tally is not missed: whoever sets the size after the start
+        -- counts the parts themselves, and so does the sweep.
         delete from celery_journal.chord_lease where group_id = chord;
         return 'unknown';
     end if;
@@ -139,7 +140,7 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
     select c.group_id
       from celery_journal.chord_counter_row c
      where c.ended_rank < 0
-       and c.date_created is not null
+       and c.started_rank >= 0
        and c.size is not null
        and not exists (select from celery_journal.chord_lease l
                         where l.group_id = c.group_id and l.claimed_until > clock_timestamp())
@@ -168,10 +169,11 @@ $$;
 -- task may run all the same, and whoever gets its message returns its part.
 -- The place of a member is the one in its own events; that in a header without groups where none is known.
 -- Chords take their turn by chance, `at_most` a call. Tasks are looked up one by one: the planner, who cannot know how many
--- there are, would rather read them all.
+-- there are, would rather read them all, and compile for longer than the query runs.
 create or replace function celery_journal.stragglers(silent_for interval, at_most integer default 1000)
 returns table (group_id text, task_id text, group_index integer, told_by text)
-language sql security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
+language sql security definer set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
     with recursive chord as materialized (
         select c.group_id, coalesce(c.forgotten_position, 0) as after_forgotten, celery_journal.json_or_null(c.sub_tasks) as header
           from (select o.* from celery_journal.chord_counter_row o
@@ -216,6 +218,16 @@ language sql security definer set search_path = pg_catalog, pg_temp set enable_h
        and (t.status <> 'REVOKED' or t.outcome_rank % 16 <> 3)
        and (t.status <> 'SUCCESS' or l.distance = 0)
      order by l.group_id, l.task_id, l.distance
+$$;
+
+-- Groups that were given a size and never became chords, before that moment: Celery does so where the body of a chord is a group.
+create or replace function celery_journal.chords_never_started(before timestamptz) returns setof text
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    select c.group_id
+      from celery_journal.chord_counter_row c
+     where c.started_rank < 0 and c.ended_rank < 0 and c.date_created < before
+       and not exists (select from celery_journal.chord_part_row p
+                        where p.group_id = c.group_id and p.part_position > coalesce(c.forgotten_position, 0))
 $$;
 
 -- Removes what forgotten rows leave behind, and returns how many rows that were. Two steps, a call apart: a row is marked

@@ -3,6 +3,8 @@
 -- name: append
 -- One event, folded into the views by the trigger. A fact that is recorded already is left alone, and not returned.
 -- A relaxed fact does not wait for the disk: a crash of the server may lose the last fraction of a second of them.
+-- `listening` says whether anybody waits for such news. If not, the lock stays ours until the commit, and whoever wants to
+-- listen has to wait for that, and then finds what it brought.
 insert into celery_journal.event (
        event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
        stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
@@ -16,7 +18,7 @@ select %(event_id)s::uuid, %(occurred_at)s::timestamptz, %(attempt)s::integer, %
        %(args)b::bytea, %(kwargs)b::bytea, %(result)b::bytea, %(meta)b::bytea, %(body)b::bytea
   from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability
 on conflict (event_id, stream) do nothing
-returning event_id
+returning event_id, not pg_try_advisory_xact_lock(hashtextextended('celery_journal.' || %(audience)s::text, pg_backend_pid() %% 64)) as listening
 
 -- name: append many
 -- Places in the log are handed out in the order given, and rows inserted in the order of their ids, so that two who append

@@ -29,7 +29,8 @@ def require(service: str, available: bool) -> None:
         pytest.skip(f"no {service} on this machine")
 
 
-def _answers(dsn: str) -> bool:
+def answers(dsn: str) -> bool:
+    """Return whether there is a server."""
     try:
         psycopg.connect(dsn, connect_timeout=2).close()
     except psycopg.OperationalError:
@@ -54,7 +55,7 @@ def server(request: pytest.FixtureRequest) -> str:
     if request.param == "embedded":
         dsn: str = request.getfixturevalue("embedded_server")
         return dsn
-    require("PostgreSQL", _answers(LOCAL_SERVER))
+    require("PostgreSQL", answers(LOCAL_SERVER))
     return LOCAL_SERVER
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import states
+from celery.contrib.abortable import ABORTED
 from celery.result import GroupResult as CeleryGroupResult
 from celery.result import result_from_tuple
 
@@ -17,6 +18,7 @@ from celery_journal.projections import GroupResult, chord_counter
 from . import sweeper  # noqa: F401  connects to the signals of the worker
 from .brief import brief_error, brief_facts, brief_traceback
 from .chords import Chords
+from .drop_in import DropIn
 from .request import attempt_of, facts_of
 from .waiting import Waiting, leaves
 
@@ -33,7 +35,7 @@ KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {
 }
 
 
-class JournalBackend(Chords, Waiting):
+class JournalBackend(DropIn, Chords, Waiting):
     """A result backend that appends every transition to the journal.
 
     One instance serves all threads of a process and survives forks; connections are opened on first use.
@@ -76,7 +78,14 @@ class JournalBackend(Chords, Waiting):
             fields["state"] = state
         if "traceback" in kind.model_fields:
             fields["traceback"] = None if traceback is None else str(traceback)
-        return self.emitter.emit(kind, task_id, attempt=attempt_of(request), **fields)
+        return self.emitter.emit(kind, task_id, attempt=self._attempt_of(task_id, state, request), **fields)
+
+    def _attempt_of(self, task_id: str, state: str, request: Any) -> int:
+        """Return the attempt that the state is of. An abort, which comes without a request, is of the one that runs."""
+        if request is None and state == ABORTED:
+            row = self._row_unless_away(self.TaskModel, task_id)
+            return 0 if row is None else int(row.retries)
+        return attempt_of(request)
 
     def _forget(self, task_id: Any) -> None:
         self.append(self.emitter.emit(kinds.TaskForgotten, str(task_id)))

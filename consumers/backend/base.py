@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import psycopg
-from celery.backends.base import unpickle_backend
+from celery import current_app
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import EncodeError
 from kombu.serialization import loads
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from celery_journal.consumers.drain import is_outage
-from celery_journal.consumers.options import InvalidOption, Options, beside, locate
+from celery_journal.consumers.options import SECRETS, InvalidOption, Options, beside, locate
 from celery_journal.consumers.spool import spool_of
 from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge, redact
 from celery_journal.journal import events as kinds
@@ -66,11 +67,15 @@ class JournalBase(Retries):
         self.outage = Outage(self.database, self.journal, self.spool)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        return unpickle_backend, (
-            type(self),
-            args,
-            {"url": self.url, "serializer": self.serializer, "expires": self.expires, **(kwargs or {})},
-        )
+        # Without the password: pickles go to brokers and into results. The app where it is unpickled has it.
+        kept = {"serializer": self.serializer, "expires": self.expires}
+        return _unpickled, (type(self), self._url_without_password(), args, {**kept, **(kwargs or {})})
+
+    def _url_without_password(self) -> str | None:
+        parts = conninfo_to_dict(self.location) if isinstance(self.location, str) else {}
+        if not SECRETS & parts.keys():
+            return self.url
+        return make_conninfo("", **{name: value for name, value in parts.items() if name not in SECRETS})
 
     def as_uri(self, include_password: bool = False) -> str:
         """Return the URL; without the password, unless asked for."""
@@ -156,3 +161,12 @@ class JournalBase(Retries):
             return self._rows(model, [key], fresh=True).get(key)
         except JournalUnavailable:
             return None
+
+
+def _unpickled(cls: Any, url: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the backend of the current app, if it is the one that was pickled; another one otherwise."""
+    app = current_app._get_current_object()
+    backend = app.backend
+    if type(backend) is cls and backend.__reduce__() == (_unpickled, (cls, url, args, kwargs)):
+        return backend
+    return cls(*args, app=app, url=url, **kwargs)

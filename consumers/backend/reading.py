@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from celery import states
+from celery.exceptions import TaskError
 from kombu.serialization import loads
 from kombu.utils import json
 
@@ -112,6 +113,8 @@ class Reading(JournalBase):
 
     def _made_python(self, meta: Meta) -> Meta:
         made: Meta = self.meta_from_decoded(meta)
+        if made["result"] is None and made["status"] in states.PROPAGATE_STATES:
+            made["result"] = TaskError("what the task raised could not be stored")  # to raise nothing is an error of its own
         return made
 
     def _decoded_arguments(self, row: TaskResult, encoded: bytes | None) -> Any:

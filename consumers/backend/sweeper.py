@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from celery.signals import worker_ready, worker_shutting_down
 
 from .chords import Chords
+from .connection import JournalUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Sweeper(threading.Thread):
             try:
                 if self._backend.sweep_is_ours() and (swept := self._backend.sweep_chords()):
                     logger.warning("sent the bodies of chords that were left open", extra={"group_ids": swept})
+            except JournalUnavailable as exc:
+                logger.warning("the sweep must wait for the journal: %s", exc)
             except Exception:
                 logger.exception("the sweep failed, and will be tried again")
 

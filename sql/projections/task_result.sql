@@ -40,10 +40,12 @@ select e.stream as task_id,
        case when e.kind = 'task-started' then e.attempt else -1 end as started_attempt,
        case when e.kind = 'task-started' then e.occurred_at end as date_started,
        -- The outcome: SUCCESS is final; then the newest attempt; within it the class of the state. A later attempt
-       -- that is only sent or received does not hide RETRY, which says more.
+       -- that is only sent or received does not hide RETRY, which says more. An abort (celery.contrib.abortable) is asked for
+       -- from outside: what the running task tells of itself must not hide it.
        case when e.kind = 'task-succeeded' then 1125899906842624 + e.attempt::bigint * 16
             when e.attempt > 0 and e.kind in ('task-sent', 'task-received') then 0
             when e.kind = 'task-revoked' and e.worker is null then e.attempt::bigint * 16 + array_position({classes}, 'asked')
+            when e.state = 'ABORTED' then e.attempt::bigint * 16 + array_position({classes}, 'task-retried')
             else e.attempt::bigint * 16 + array_position({classes}, e.kind) end as outcome_rank,
        e.occurred_at as outcome_at,
        e.position as outcome_position,

@@ -11,12 +11,13 @@ import psycopg
 
 from celery_journal.consumers import embedded
 from celery_journal.journal import migrate
-from tests.bench import append, batch, latency, rebuild, size
+from tests.bench import append, batch, latency, push, rebuild, size
 
 BENCHMARKS: dict[str, Callable[[str], None]] = {
     "append": append.run,
     "batch": batch.run,
     "latency": latency.run,
+    "push": push.run,
     "rebuild": rebuild.run,
     "size": size.run,
 }

@@ -20,6 +20,13 @@ from .scene import Mailbox, new_app, url_of
 NewApp = Callable[..., Celery]
 
 
+@pytest.fixture(autouse=True)
+def spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the apps of the test, and the workers it starts, keep what waits for the database: never in somebody's home."""
+    monkeypatch.setenv("CELERY_JOURNAL_SPOOL", str(tmp_path / "spool"))
+    return tmp_path / "spool"
+
+
 @pytest.fixture
 def make_app(dsn: str) -> Iterator[NewApp]:
     """Makes an app with the settings given, on the test's journal unless `url` says otherwise."""

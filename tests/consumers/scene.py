@@ -152,6 +152,9 @@ class Message:
     id: str
     args: list[Any]
     headers: dict[str, Any]
+    #: What the body carries besides the arguments: the chord, the chain, ...
+    embedded: dict[str, Any]
+    properties: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,6 @@ class Mailbox:
         for path in sorted((self.folder / "queue").glob("*.msg")):
             message = json.loads(path.read_bytes())
             if "task" in message["headers"]:
-                args, *_ = json.loads(base64.b64decode(message["body"]))
-                messages.append(Message(message["headers"]["task"], message["headers"]["id"], args, message["headers"]))
+                headers, (args, _, embedded) = message["headers"], json.loads(base64.b64decode(message["body"]))
+                messages.append(Message(headers["task"], headers["id"], args, headers, embedded, message["properties"]))
         return messages

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Ignore, Reject
 
 app = Celery("scene")
 app.conf.update(json.loads(os.environ["SCENE_CONF"]))
@@ -83,3 +84,63 @@ def lump(size: int) -> str:
 def unstorable() -> object:
     """Return what no serializer knows."""
     return object()
+
+
+@app.task(name="scene.relay")
+def relay(number: int) -> Any:
+    """Return what another task returns, for which it waits."""
+    return add.delay(number, 0).get(disable_sync_subtasks=False, timeout=60)
+
+
+@app.task(name="scene.reject", bind=True)
+def reject(self: Any, requeue: bool = False) -> str:
+    """Reject the message; one that comes back is done."""
+    if self.request.delivery_info["redelivered"]:
+        return "came back"
+    raise Reject("not for me", requeue=requeue)
+
+
+@app.task(name="scene.reject_late", bind=True, acks_late=True)
+def reject_late(self: Any, requeue: bool = False) -> str:
+    """Reject the message, which is not acknowledged yet."""
+    return str(reject.run.__func__(self, requeue))
+
+
+@app.task(name="scene.vanish", bind=True)
+def vanish(self: Any) -> str:
+    """Succeed, and be killed before any chord hears of it."""
+    self.backend.on_chord_part_return = lambda *part, **more: os.kill(os.getpid(), signal.SIGKILL)
+    return "stored"
+
+
+@app.task(name="scene.ignore", bind=True)
+def ignore(self: Any, state: str | None = None) -> None:
+    """End without a result, or with a state that it stores itself."""
+    if state is not None:
+        self.update_state(state=state, meta={"exc_type": "ValueError", "exc_message": ["by hand"], "exc_module": "builtins"})
+    raise Ignore
+
+
+@app.task(name="scene.replace", bind=True)
+def replace(self: Any, signature: dict[str, Any]) -> None:
+    """Let another task stand for this one."""
+    raise self.replace(self.app.signature(signature))
+
+
+@app.task(name="scene.recruit", bind=True)
+def recruit(self: Any, value: Any) -> Any:
+    """Add a member to the chord."""
+    self.add_to_chord(collect.s([value, "too"]))
+    return value
+
+
+@app.task(name="scene.oops")
+def oops(task_id: str = "") -> str:
+    """Hear that a task has failed; with its id, unless it is called as an immutable errback."""
+    return task_id
+
+
+@app.task(name="scene.noise")
+def noise(size: int) -> str:
+    """Return that much of what does not compress."""
+    return os.urandom(size).hex()[:size]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
@@ -13,7 +12,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from celery import Celery, _state, states
+from celery import Celery, states
 from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
 from celery.utils.objects import Bunch
@@ -21,7 +20,7 @@ from celery.utils.objects import Bunch
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.projections import verify
 
-from .scene import WORKER, ask, delivered, kinds, new_app, recorded, row, url_of
+from .scene import WORKER, ask, current, delivered, kinds, new_app, recorded, row, url_of
 
 NewApp = Callable[..., Celery]
 
@@ -37,17 +36,6 @@ STATES = [
     pytest.param("IGNORED", None, "task-ignored", None, id="ignored"),
     pytest.param("SUCCESS", [1, {"a": None}], "task-succeeded", [1, {"a": None}], id="success"),
 ]
-
-
-@contextmanager
-def current(app: Celery) -> Iterator[None]:
-    """The app as the current one, which unpickling goes by."""
-    before = _state._tls.current_app
-    app.set_current()
-    try:
-        yield
-    finally:
-        _state._tls.current_app = before
 
 
 def same(left: object, right: object) -> bool:
@@ -500,8 +488,8 @@ def test_the_views_are_what_the_log_folds_to(app: Celery, backend: JournalBacken
     """After all kinds of calls, a rebuild would change nothing."""
     for number, param in enumerate(STATES):
         state, stored, _, _ = param.values
-        backend.store_result(f"t{number}", stored, state, request=delivered(app, task_id=f"t{number}"))
-        backend.store_result("all", stored, state, request=delivered(app, task_id="all", retries=number % 3))
+        backend.store_result(f"t{number}", stored, str(state), request=delivered(app, task_id=f"t{number}"))
+        backend.store_result("all", stored, str(state), request=delivered(app, task_id="all", retries=number % 3))
     backend.forget("t1")
     backend.store_result("t1", 1, "SUCCESS")
 

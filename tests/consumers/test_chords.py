@@ -11,8 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from celery import Celery, group
-from celery.backends.base import Backend
+from celery import Celery, chain, chord, group
+from celery.app.task import Context
 from celery.exceptions import ChordError, TimeLimitExceeded
 from celery.result import GroupResult as CeleryGroupResult
 from celery.utils.functional import regen
@@ -69,7 +69,7 @@ def run_out(dsn: str) -> None:
 
 
 def test_the_last_part_sends_the_body(app: Celery, mailbox: Mailbox, dsn: str) -> None:
-    """With the values in the order of the header, under the id it was promised."""
+    """B19: with the values in the order of the header, under the id it was promised."""
     begin(app, 3)
     give_back(app, 2, "c")
     give_back(app, 0, "a")
@@ -140,7 +140,7 @@ def test_parts_may_return_before_the_chord_is_known(app: Celery, mailbox: Mailbo
 
 
 def test_an_empty_header_sends_the_body_at_once(app: Celery, mailbox: Mailbox, dsn: str) -> None:
-    """There is nobody to wait for."""
+    """B18: there is nobody to wait for."""
     app.backend.apply_chord(("g", []), body(app))
 
     assert [(message.id, values(message)) for message in mailbox.sent()] == [("body", [])]
@@ -148,7 +148,7 @@ def test_an_empty_header_sends_the_body_at_once(app: Celery, mailbox: Mailbox, d
 
 
 def test_a_generator_is_not_consumed(app: Celery, mailbox: Mailbox) -> None:
-    """A header that is lazily made has no length until it was sent."""
+    """B18: a header that is lazily made has no length until it was sent."""
     drawn: list[str] = []
 
     def header() -> Any:
@@ -216,12 +216,13 @@ def test_a_late_part_after_the_end_changes_nothing(app: Celery, mailbox: Mailbox
 
 
 def test_a_part_of_an_unknown_chord_is_recorded_with_a_warning(app: Celery, dsn: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Such as one that another backend has started."""
+    """B19: such as one that another backend has started; a crash or a row that stays it is not."""
     with caplog.at_level(logging.WARNING, "celery_journal"):
         give_back(app, 0, "a")
 
     assert [record.message for record in caplog.records] == ["a part returned to a chord that the journal does not know"]
     assert kinds(dsn, "g") == ["chord-part-returned"]
+    assert ask(dsn, b"select count(*) from celery_journal.chord_lease") == [(0,)]
 
 
 def test_a_body_that_is_a_group_is_sent_whole(app: Celery, mailbox: Mailbox) -> None:
@@ -234,6 +235,80 @@ def test_a_body_that_is_a_group_is_sent_whole(app: Celery, mailbox: Mailbox) -> 
         give_back(app, index, index, callback=callback)
 
     assert sorted((message.task, values(message)) for message in mailbox.sent()) == [("scene.one", [0, 1]), ("scene.two", [0, 1])]
+
+
+def test_the_size_of_what_is_no_chord_leaves_no_lease(app: Celery, mailbox: Mailbox, dsn: str) -> None:
+    """Celery 5.7 also tells the size of a group that is the body of an inner chord."""
+    app.backend.set_chord_size("g", 0)
+
+    assert mailbox.sent() == []
+    assert ask(dsn, b"select count(*) from celery_journal.chord_lease") == [(0,)]
+    assert app.backend.sweep_chords() == []
+
+
+def test_chords_are_allowed(app: Celery) -> None:
+    """Celery asks before it sends one."""
+    assert app.backend.ensure_chords_allowed() is None
+
+
+def test_a_body_without_an_id_gets_one(app: Celery, mailbox: Mailbox, dsn: str) -> None:
+    """What was sent is what the chord says."""
+    begin(app, 1, app.signature("scene.sum"))
+
+    give_back(app, 0, "a", callback=app.signature("scene.sum"))
+
+    (message,) = mailbox.sent()
+    assert counter(dsn).body_task_id == message.id
+
+
+def test_a_member_that_expires_is_not_left_to_the_broker(app: Celery, mailbox: Mailbox) -> None:
+    """RabbitMQ would drop its message, and the chord would wait for ever: the worker discards it, and says so."""
+    first = app.signature("scene.first").set(expires=60)
+    chord([app.signature("scene.member").set(expires=60), first | app.signature("scene.second")], app=app)(app.signature("scene.sum"))
+    app.signature("scene.alone").apply_async(expires=60)
+
+    sent = {message.task: "expiration" in message.properties for message in mailbox.sent()}
+
+    assert sent == {"scene.member": False, "scene.first": False, "scene.alone": True}
+
+
+# A second run
+
+
+def test_a_chord_that_is_started_again_runs_again(app: Celery, mailbox: Mailbox, dsn: str) -> None:
+    """A frozen signature that is applied twice: the parts of the first run are not those of the second."""
+    for run in ("first", "second"):
+        begin(app, 2)
+        assert (counter(dsn).state, counter(dsn).count) == ("open", 2)
+        give_back(app, 0, f"{run} a")
+        give_back(app, 1, f"{run} b")
+
+    assert [values(message) for message in mailbox.sent()] == [["first a", "first b"], ["second a", "second b"]]
+    assert counter(dsn).state == "unlocked"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        assert verify(connection).differences == []
+
+
+def test_a_saved_group_survives_a_second_run(app: Celery) -> None:
+    """It has the id of the chord, and is somebody's."""
+    begin(app, 1)
+    app.backend.save_group("g", app.GroupResult("g", [app.AsyncResult("m0")]))
+    give_back(app, 0, "a")
+
+    begin(app, 1)
+
+    assert [result.id for result in app.GroupResult.restore("g", app=app, backend=app.backend).results] == ["m0"]
+
+
+def test_a_chord_that_is_started_again_while_it_runs_goes_on(app: Celery, mailbox: Mailbox) -> None:
+    """A task that starts it was delivered twice: no part is lost, and the body is sent once."""
+    begin(app, 2)
+    give_back(app, 0, "a")
+
+    begin(app, 2)
+    give_back(app, 1, "b")
+
+    assert [values(message) for message in mailbox.sent()] == [["a", "b"]]
 
 
 # A part fails
@@ -298,7 +373,6 @@ def test_the_errback_of_the_body_is_called(app: Celery, mailbox: Mailbox) -> Non
     assert [(message.task, message.args) for message in mailbox.sent()] == [("scene.oops", ["body"])]
 
 
-@pytest.mark.skipif(not hasattr(Backend, "_handle_group_chord_error"), reason="Celery before 5.6 leaves them pending")
 def test_every_task_of_a_group_body_fails(app: Celery) -> None:
     """Whoever waits for one of them hears of it."""
     callback = group(app.signature("scene.one"), app.signature("scene.two"), app=app)
@@ -308,6 +382,75 @@ def test_every_task_of_a_group_body_fails(app: Celery) -> None:
     give_back(app, 0, ValueError("no"), "FAILURE", callback=callback)
 
     assert [app.AsyncResult(task_id).state for task_id in ids] == ["FAILURE", "FAILURE"]
+
+
+BODIES: dict[str, Callable[[Callable[[], Any], Celery], Any]] = {
+    "a task": lambda task, app: task(),
+    "a group": lambda task, app: group([task(), task()], app=app),
+    "a chain": lambda task, app: chain(task(), task(), app=app),
+    "a chord": lambda task, app: chord([task(), task()], task(), app=app),
+    "a chain to a group": lambda task, app: chain(task(), group([task(), task()], app=app), app=app),
+    "a chain to a chord": lambda task, app: chain(task(), chord([task(), task()], task(), app=app), app=app),
+    "a group of chains": lambda task, app: group([chain(task(), task(), app=app), task()], app=app),
+    "a group of chords": lambda task, app: group([chord([task(), task()], task(), app=app), task()], app=app),
+    "a group of groups": lambda task, app: group([group([task(), task()], app=app), task()], app=app),
+    "a chord to a chord": lambda task, app: chord([task(), task()], chord([task(), task()], task(), app=app), app=app),
+    "a chord to a group": lambda task, app: chord([task(), task()], group([task(), task()], app=app), app=app),
+    "a chord to a chain": lambda task, app: chord([task(), task()], chain(task(), task(), app=app), app=app),
+}
+
+
+@pytest.mark.parametrize("shape", list(BODIES))
+def test_whatever_holds_the_result_of_a_body_fails_with_it(app: Celery, mailbox: Mailbox, shape: str) -> None:
+    """Celery fails tasks and chains, and from 5.6 on groups: who waits for the last task of anything else would wait for ever."""
+    body = BODIES[shape](lambda: app.signature("scene.one"), app)
+    result = chord([app.signature("scene.member")], app=app)(body)
+
+    for message in mailbox.sent():
+        app.backend.on_chord_part_return(Context({**message.headers, **message.embedded}), "FAILURE", ValueError("no"))
+
+    assert {app.backend.get_state(leaf.id) for leaf in leaves(result)} == {"FAILURE"}
+
+
+def requests(mailbox: Mailbox) -> dict[str, Context]:
+    """The requests of the tasks that were sent, by name, as a worker has them."""
+    return {message.task.removeprefix("scene."): Context({**message.headers, **message.embedded}) for message in mailbox.sent()}
+
+
+@pytest.mark.parametrize("shape", list(BODIES))
+def test_a_failed_body_that_is_a_member_fails_the_chord_around_it(app: Celery, mailbox: Mailbox, shape: str) -> None:
+    """Celery tells the outer chord nothing of an inner body that never ran."""
+    inner = chord([app.signature("scene.member")], BODIES[shape](lambda: app.signature("scene.one"), app), app=app)
+    result = chord([inner, app.signature("scene.other")], app=app)(app.signature("scene.sum"))
+    sent = requests(mailbox)
+
+    app.backend.on_chord_part_return(sent["other"], "SUCCESS", 1)
+    app.backend.on_chord_part_return(sent["member"], "FAILURE", ValueError("no"))
+
+    assert (result.state, type(result.result)) == ("FAILURE", ChordError)
+
+
+@pytest.mark.parametrize("shape", list(BODIES))
+@pytest.mark.parametrize("how", ["failed", "revoked"])
+def test_what_comes_after_a_task_that_does_not_succeed_returns_its_part(app: Celery, mailbox: Mailbox, shape: str, how: str) -> None:
+    """The chord waits for the last of a chain, be it a task, a group or a chord, which will never run."""
+    line = chain(app.signature("scene.first"), BODIES[shape](lambda: app.signature("scene.one"), app), app=app)
+    result = chord([line, app.signature("scene.other")], app=app)(app.signature("scene.sum"))
+    sent = requests(mailbox)
+    app.backend.on_chord_part_return(sent["other"], "SUCCESS", 1)
+
+    if how == "failed":
+        app.backend.mark_as_failure(sent["first"].id, ValueError("no"), request=sent["first"])
+    else:
+        app.backend.mark_as_revoked(sent["first"].id, "terminated", request=sent["first"])
+
+    assert (result.state, type(result.result)) == ("FAILURE", ChordError)
+
+
+def leaves(result: Any) -> list[Any]:
+    if isinstance(result, CeleryGroupResult):
+        return [leaf for child in result.results for leaf in leaves(child)]
+    return [result]
 
 
 def test_a_value_that_cannot_be_encoded_fails_the_body(app: Celery) -> None:
@@ -352,7 +495,7 @@ def test_a_body_that_cannot_be_sent_fails(app: Celery, dsn: str) -> None:
     [pytest.param(1, "first", id="once"), pytest.param(2, "amid", id="twice, and the size comes amid them")],
 )
 def test_sixteen_processes_at_once_send_the_body_once(dsn: str, mailbox: Mailbox, copies: int, sizing: str) -> None:
-    """Two hundred parts return at the same moment: one body, with every value in its place."""
+    """B19: two hundred parts return at the same moment, one body is sent, with every value in its place."""
     with start("returning", url_of(dsn), f"{mailbox.folder}", "200", "16", f"{copies}", sizing) as processes:
         processes.communicate()
 

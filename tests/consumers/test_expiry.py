@@ -188,3 +188,16 @@ def test_chords_that_have_ended_have_an_expiry_of_their_own(make_app: NewApp, ds
 
     make_app(result_expires=86400).backend.cleanup()
     assert (kinds(dsn, "chord")[-1], rows(dsn)["chord_part_row"]) == ("group-expired", 0)
+
+
+def test_a_group_that_was_given_a_size_and_is_no_chord_expires(make_app: NewApp, dsn: str) -> None:
+    """Celery sets the size of a group that is the body of a chord, and nothing ever ends it."""
+    app = make_app(result_expires=86400)
+    old(app.backend, kinds_of.ChordSizeSet, "never", size=2)
+    old(app.backend, kinds_of.ChordSizeSet, "open", size=2)
+    old(app.backend, kinds_of.ChordStarted, "open")
+    app.backend.set_chord_size("young", 2)
+
+    app.backend.cleanup()
+
+    assert {name for (name,) in ask(dsn, b"select group_id from celery_journal.chord_counter")} == {"open", "young"}

@@ -34,7 +34,7 @@ def group_of(app: Celery, group_id: str, *ids: str) -> CeleryGroupResult:
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)
 def test_a_saved_group_is_restored(make_app: NewApp, serializer: str) -> None:
-    """Its members and their order are what they were, with every serializer."""
+    """R66: save and restore keep its members and their order, with every serializer."""
     app = make_app(result_serializer=serializer, accept_content=[serializer])
     saved = group_of(app, "group", "a", "b", "c")
 
@@ -64,7 +64,7 @@ def test_a_group_nobody_saved_is_none(app: Celery) -> None:
 
 
 def test_a_deleted_group_is_gone_and_the_log_keeps_it(app: Celery, backend: JournalBackend, dsn: str) -> None:
-    """delete() acts on the view."""
+    """R66: delete() acts on the view."""
     saved = group_of(app, "group", "a")
     saved.save(backend=backend)
 
@@ -116,7 +116,7 @@ def test_a_group_saved_after_its_end_is_done(app: Celery, backend: JournalBacken
 
 
 def test_the_results_of_a_group_come_in_its_order(app: Celery, backend: JournalBackend) -> None:
-    """A hundred members, which ended the other way round."""
+    """R26, R28: a hundred members, which ended the other way round."""
     ids = [f"a{number}" for number in range(100)]
     group_of(app, "group", *ids).save(backend=backend)
     for task_id in reversed(ids):
@@ -130,7 +130,7 @@ def test_the_results_of_a_group_come_in_its_order(app: Celery, backend: JournalB
 
 
 def test_a_restored_group_is_read_while_the_original_waits(app: Celery, backend: JournalBackend) -> None:
-    """Two objects for one group do not get in each other's way."""
+    """R66: two objects for one group do not get in each other's way."""
     original = group_of(app, "group", "a", "b")
     original.save(backend=backend)
     assert original.completed_count() == 0
@@ -144,7 +144,7 @@ def test_a_restored_group_is_read_while_the_original_waits(app: Celery, backend:
 
 
 def test_a_group_with_a_failure_raises_it(app: Celery, backend: JournalBackend) -> None:
-    """get() propagates, and can be told not to."""
+    """R26: get() propagates, and can be told not to."""
     members = group_of(app, "group", "a", "b")
     backend.mark_as_done("a", 1)
     backend.mark_as_failure("b", KeyError("b"))
@@ -157,7 +157,7 @@ def test_a_group_with_a_failure_raises_it(app: Celery, backend: JournalBackend) 
 
 
 def test_forgetting_a_group_forgets_its_members(app: Celery, backend: JournalBackend, dsn: str) -> None:
-    """GroupResult.forget() is forget() of each."""
+    """R32: GroupResult.forget() is forget() of each."""
     members = group_of(app, "group", "a", "b")
     for task_id in ("a", "b"):
         backend.mark_as_done(task_id, 1)

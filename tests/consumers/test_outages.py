@@ -18,7 +18,7 @@ from celery.exceptions import ImproperlyConfigured
 from psycopg.conninfo import make_conninfo
 
 from celery_journal.consumers.backend import JournalUnavailable
-from celery_journal.journal import migrate, wanted_version
+from celery_journal.journal import Connections, DatabaseUnreachable, migrate, wanted_version
 
 from .proxy import Proxy
 from .scene import ROOT, ask, delivered, kinds, new_app, start, until, url_of
@@ -50,8 +50,9 @@ def unused_port() -> int:
 
 @pytest.mark.parametrize("call", ["store", "get", "part of a chord"])
 def test_an_unreachable_server_is_reported_when_the_budget_is_spent(unused_port: int, call: str) -> None:
-    """One sentence that says where nobody answers."""
-    app = new_app(f"journal+postgresql://me:{SECRET}@127.0.0.1:{unused_port}/db", result_backend_transport_options={"retry_budget": 0.3})
+    """One sentence that says where nobody answers; without a spool, also to whoever writes."""
+    options = {"retry_budget": 0.3, "spool": ""}
+    app = new_app(f"journal+postgresql://me:{SECRET}@127.0.0.1:{unused_port}/db", result_backend_transport_options=options)
     calls = {
         "store": lambda: app.backend.mark_as_done("a", 1),
         "get": lambda: app.AsyncResult("a").state,
@@ -214,6 +215,22 @@ def test_connections_cut_during_calls_lose_and_double_nothing(dsn: str, make_app
             worker.result()
 
     assert ask(dsn, b"select count(*), count(distinct stream) from celery_journal.event") == [(160, 160)]
+
+
+def test_a_pool_that_met_an_outage_is_not_waited_for(dsn: str) -> None:
+    """It would pause longer and longer between its own tries, and so miss the end of the outage by minutes."""
+    proxy = Proxy(dsn)
+    connections = Connections(proxy.dsn, timeout=3600)
+    with connections.connection() as connection:
+        connection.execute("select 1")
+    proxy.close()
+    with pytest.raises(psycopg.OperationalError), connections.connection() as connection:
+        connection.execute("select 1")
+
+    with pytest.raises(DatabaseUnreachable), connections.connection():
+        pass  # at once, and not after an hour
+
+    connections.close()
 
 
 def test_an_error_in_the_data_is_not_tried_again(make_app: NewApp, dsn: str) -> None:

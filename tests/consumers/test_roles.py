@@ -63,6 +63,7 @@ def test_the_writer_runs_the_whole_backend(roles: str) -> None:
 
     assert backend.get_result("member") == 42
     assert backend.restore_group("group").id == "group"
+    assert backend.sweep_is_ours()
     assert backend.sweep_chords() == []
     backend.delete_group("group")
     backend.forget("member")

@@ -118,8 +118,13 @@ def _outcome(fact: Fact) -> tuple[object, ...]:
     kind, attempt = fact.event.kind, fact.event.attempt
     if kind in {"task-sent", "task-received"} and attempt > 0:
         return False, 0, -1, *_latest(fact)
-    asked_for = kind == "task-revoked" and _get(fact, "worker") is None
-    return kind == "task-succeeded", attempt, CLASSES.index("asked" if asked_for else kind), *_latest(fact)
+    if kind == "task-revoked" and _get(fact, "worker") is None:
+        weight = "asked"
+    elif _get(fact, "state") == "ABORTED":  # asked for from outside: what the task tells of itself does not hide it
+        weight = "task-retried"
+    else:
+        weight = kind
+    return kind == "task-succeeded", attempt, CLASSES.index(weight), *_latest(fact)
 
 
 def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:

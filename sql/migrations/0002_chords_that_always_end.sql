@@ -1,0 +1,1 @@
+-- Only functions have changed, and those are replaced by every migration. The number makes a backend that needs them ask for it.
