@@ -1,7 +1,7 @@
 """The immutable event log: event types, codec, append, read, subscribe, migrate."""
 
 from .codec import RecordedEvent
-from .connection import Connections, connect, redact
+from .connection import Connections, connect, is_pooled, redact
 from .emitter import Emitter
 from .errors import (
     CannotListen,
@@ -47,6 +47,7 @@ __all__ = [
     "Subscription",
     "check_version",
     "connect",
+    "is_pooled",
     "migrate",
     "pending_migrations",
     "redact",

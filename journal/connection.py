@@ -63,7 +63,7 @@ def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
 def is_pooled(connection: Connection) -> bool:
     """Return whether this leads through a pooler, such as PgBouncer, which may lend another session for each transaction."""
     # A pooler makes up the process id that it gives to its clients.
-    return bool(connection.execute(sql.query("notify.sql", "backend")).fetchone() != (connection.info.backend_pid,))
+    return bool(connection.execute(sql.query("schema.sql", "backend")).fetchone() != (connection.info.backend_pid,))
 
 
 def complete(dsn: str, timeout: float = CONNECT_TIMEOUT) -> str:

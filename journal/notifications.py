@@ -12,7 +12,7 @@ import psycopg
 
 from celery_journal import sql
 
-from .connection import CONNECT_TIMEOUT, connect
+from .connection import CONNECT_TIMEOUT, connect, is_pooled
 from .errors import CannotListen
 from .events import Event, TaskEvent, TaskFailed, TaskRevoked, TaskSucceeded
 
@@ -61,8 +61,7 @@ class Listener:
             raise
 
     def _listen(self, schema: str, transitions: bool) -> None:
-        ours = self._connection.pgconn.backend_pid
-        if self._connection.execute(sql.query("notify.sql", "backend", schema)).fetchone() != (ours,):
+        if is_pooled(self._connection):
             raise CannotListen("this connection leads through a pooler")
         try:
             self._connection.execute(sql.query("notify.sql", "listen", schema))

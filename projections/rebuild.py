@@ -16,7 +16,7 @@ from uuid import UUID
 
 from psycopg import errors
 
-from celery_journal.journal import JournalError
+from celery_journal.journal import JournalError, is_pooled
 from celery_journal.sql import DEFAULT_SCHEMA
 from celery_journal.sql.fold import Projection, trigger, trigger_function
 
@@ -34,7 +34,7 @@ PATIENCE = 600.0
 
 
 class RebuildBlocked(JournalError):
-    """A transaction that is older than the rebuild does not end. The live views are as they were."""
+    """The rebuild cannot be done here, or not now. The live views are as they were."""
 
 
 Progress = Callable[[str, int, int], object]
@@ -189,6 +189,8 @@ def _with_writers_stopped(connection: Connection, schema: str, statements: Seque
 
 @contextmanager
 def _alone(connection: Connection, schema: str) -> Iterator[None]:
+    if is_pooled(connection):
+        raise RebuildBlocked("a rebuild needs one session from beginning to end; name PostgreSQL itself, past the pooler")
     while connection.execute(statement("lock", schema)).fetchone() != (True,):
         time.sleep(0.1)
     try:

@@ -16,7 +16,3 @@ listen celery_journal
 
 -- name: hear
 select pg_advisory_lock_shared(hashtextextended('celery_journal.' || %(audience)s::text, place)) from generate_series(0, 63) as place
-
--- name: backend
--- A pooler answers with the process id of whatever server connection it has lent, and not with the one it gave us.
-select pg_backend_pid()

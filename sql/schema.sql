@@ -23,3 +23,7 @@ insert into celery_journal.migration (version, name) values (%(version)s, %(name
 
 -- name: create partitions
 select celery_journal.create_partitions()
+
+-- name: backend
+-- A pooler answers with the process id of whatever server connection it has lent, and not with the one it gave us.
+select pg_backend_pid()

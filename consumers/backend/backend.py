@@ -108,7 +108,7 @@ class JournalBackend(DropIn, Chords, Waiting):
         return result
 
     def _restore_group(self, group_id: Any) -> dict[str, Any] | None:
-        row = self._rows(self.GroupModel, [str(group_id)]).get(str(group_id))
+        row = self._rows(self.GroupModel, [str(group_id)], fresh=True).get(str(group_id))  # restored by whoever is told its id
         if row is None:
             return None
         return {

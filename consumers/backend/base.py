@@ -74,7 +74,8 @@ class JournalBase(Retries):
     def _url_without_password(self) -> str | None:
         parts = conninfo_to_dict(self.location) if isinstance(self.location, str) else {}
         if not SECRETS & parts.keys():
-            return self.url
+            given: str | None = self.url
+            return given
         return make_conninfo("", **{name: value for name, value in parts.items() if name not in SECRETS})
 
     def as_uri(self, include_password: bool = False) -> str:

@@ -136,6 +136,8 @@ class Ear:
                 return
             except Exception as exc:  # noqa: BLE001  whatever it is, those who wait go on by polling
                 stay_in(self._pid)
+                if self._is_closed:
+                    return
                 failures += 1
                 log = logger.warning if failures == 1 else logger.debug
                 log("results are polled until the connection that hears of them is back: %s", str(exc).partition("\n")[0])

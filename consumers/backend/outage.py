@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from celery.exceptions import ImproperlyConfigured
-from celery.signals import worker_init, worker_ready
+from celery.signals import worker_init, worker_ready, worker_shutdown
 
 from celery_journal.consumers.drain import Drained, drain, is_outage
 from celery_journal.consumers.spool import Spool, SpoolFailed, SpoolFull, packed
@@ -225,6 +225,12 @@ def is_worker_main() -> bool:
 def _remember(**_signal: Any) -> None:
     global _main_process  # noqa: PLW0603  it is a fact about the process
     _main_process = os.getpid()
+
+
+@worker_shutdown.connect(weak=False, dispatch_uid="celery-journal-main-process")
+def _forget(**_signal: Any) -> None:
+    global _main_process  # noqa: PLW0603
+    _main_process = 0  # the process may go on, as celery.contrib.testing's does
 
 
 @worker_ready.connect(weak=False, dispatch_uid="celery-journal-drainer")

@@ -7,11 +7,13 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from celery._state import task_join_will_block
-from vine import barrier
+from celery.result import ResultSet
+from vine import barrier, promise
 
 from .connection import JournalUnavailable
 from .listening import LINGER, Waiter, stay_in
@@ -74,30 +76,31 @@ class Pending:
         self._held.pop(id(result), None)
 
     def _run(self, waiter: Waiter) -> None:
-        time.sleep(GRACE)
-        if self._settle():
-            with self._backend.ear.attended_by(waiter):
-                self._resolve_all(waiter)
-
-    def _resolve_all(self, waiter: Waiter) -> None:
-        """Resolve results until there are none."""
+        """Resolve results until there are none. Nobody listens for those that have no callback yet."""
+        ear = self._backend.ear
         watched: set[str] = set()
         hinted: set[str] = set()
         read_at = time.monotonic()
-        while self._settle():
-            wanted = set(self._results())
-            waiter.unwatch(watched - wanted)
-            waiter.watch(new := wanted - watched)
-            watched = wanted
-            silence = self._backend.options.reread_interval if self._backend.ear.hears(waiter) else POLL
-            if time.monotonic() >= read_at + silence:
-                new, read_at = watched, time.monotonic()
-            if asked := (new | hinted) & watched:
-                self._resolve(asked)
-            hinted = waiter.wait(min(max(0.0, read_at + silence - time.monotonic()), LINGER))  # dropped results do not say so
-            stay_in(self._pid)
-            if self._arrived:
-                time.sleep(GRACE)
+        time.sleep(GRACE)
+        with ExitStack() as attending:
+            while self._settle():
+                wanted = set(self._awaited())
+                if wanted and not watched:
+                    attending.enter_context(ear.attended_by(waiter))
+                elif watched and not wanted:
+                    attending.close()
+                waiter.unwatch(watched - wanted)
+                waiter.watch(new := wanted - watched)
+                watched = wanted
+                silence = self._backend.options.reread_interval if ear.hears(waiter) else POLL
+                if time.monotonic() >= read_at + silence:
+                    new, read_at = watched, time.monotonic()
+                if asked := (new | hinted) & watched:
+                    self._resolve(asked)
+                hinted = waiter.wait(min(max(0.0, read_at + silence - time.monotonic()), POLL if self._seen else LINGER))
+                stay_in(self._pid)
+                if self._arrived:
+                    time.sleep(GRACE)
 
     def _resolve(self, task_ids: set[str]) -> None:
         try:
@@ -113,7 +116,7 @@ class Pending:
                     self._resolve({task_id})
             return
         for meta in ready:
-            for result in self._results().get(meta["task_id"], ()):
+            for result in self._awaited().get(meta["task_id"], ()):
                 try:
                     resolve(result, meta)
                 except Exception:
@@ -121,45 +124,57 @@ class Pending:
         self._drop({meta["task_id"] for meta in ready})
 
     def _drop(self, task_ids: set[str]) -> None:
-        for task_id, results in self._results().items():
+        for task_id, results in self._awaited().items():
             if task_id in task_ids:
                 for result in results:
                     self._held.pop(id(result), None)
                     self._seen.pop(id(result), None)
 
     def _settle(self) -> bool:
-        """Take in what has arrived; return whether there is anything to wait for, else this thread has ended."""
+        """Take in what has arrived; return whether any result is left that is not ready, else this thread has ended."""
         while self._arrived:
             result, weak = self._arrived.popleft()
-            if weak or not _has_callback(result):
+            if weak or not is_awaited(result.on_ready):
                 self._seen[id(result)] = ref(result)
             else:
                 self._held[id(result)] = result
             del result  # or this frame would keep it alive
-        if self._results():
+        for key, seen in list(self._seen.items()):
+            if (member := seen()) is None or member._cache:
+                self._seen.pop(key, None)
+            del member
+        for key, held in list(self._held.items()):
+            if held._cache:
+                self._held.pop(key, None)
+        if self._seen or self._held:
             return True
         with self._lock:
             self._running = bool(self._arrived)
             return self._running
 
-    def _results(self) -> dict[str, list[Any]]:
-        """Return the results that are still wanted and not ready, by id."""
-        results: dict[str, list[Any]] = {}
-        for key, weak in list(self._seen.items()):
-            if (result := weak()) is None or result._cache:
-                self._seen.pop(key, None)
-            else:
-                results.setdefault(str(result.id), []).append(result)
-        for key, result in list(self._held.items()):
-            if result._cache:
-                self._held.pop(key, None)
-            else:
-                results.setdefault(str(result.id), []).append(result)
-        return results
+    def _awaited(self) -> dict[str, list[Any]]:
+        """Return the results that have callbacks and are not ready, by id."""
+        seen = [result for weak in list(self._seen.values()) if (result := weak()) is not None and is_awaited(result.on_ready)]
+        awaited: dict[str, list[Any]] = {}
+        for result in (*seen, *list(self._held.values())):
+            if not result._cache:
+                awaited.setdefault(str(result.id), []).append(result)
+        return awaited
 
 
-def _has_callback(result: Any) -> bool:
-    """Return whether anything but its own group waits for the result: every group attaches a barrier to its members."""
-    promise = result.on_ready
-    callbacks = promise._lvpending or [promise._svpending]
-    return any(callback is not None and not isinstance(callback, barrier) for callback in callbacks)
+def is_awaited(on_ready: promise) -> bool:
+    """Return whether anybody has attached a callback, to this or to a set of results that it is a member of.
+
+    Every set attaches a barrier to each of its members, whether or not anybody waits for the set.
+    """
+    callbacks = [callback for callback in on_ready._lvpending or [on_ready._svpending] if callback is not None]
+    return any(not isinstance(callback, barrier) or _is_set_awaited(callback) for callback in callbacks)
+
+
+def _is_set_awaited(full: barrier) -> bool:
+    for callback in full.p._lvpending or [full.p._svpending]:
+        method = callback.fun() if isinstance(callback, promise) and callback.weak and callback.fun else None
+        owner = getattr(method, "__self__", None)
+        if isinstance(owner, ResultSet) and is_awaited(owner.on_ready):
+            return True
+    return False

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import get_args
 
 from rich.console import Console
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--broker", choices=get_args(Broker), action="append", help="default: each that answers")
     parser.add_argument("--backend", choices=get_args(Backend), default="journal", help="redis runs Celery's own Redis backend instead")
     given = parser.parse_args(arguments)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, width=max(100, get_terminal_size().columns))
 
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="celery-journal-conformance-") as folder:

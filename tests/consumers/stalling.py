@@ -20,8 +20,8 @@ def stall(said: str) -> None:
 class StallsBeforeSending(JournalBackend):
     """Claims the body, and never sends it."""
 
-    def _send_if_claimed(self, group_id: str, answer: str, callback: Any) -> bool:
-        stall(answer)
+    def _send_if_claimed(self, group_id: str, answer: str | None, callback: Any) -> bool:
+        stall(str(answer))
         return False
 
 

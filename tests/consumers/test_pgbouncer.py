@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -244,6 +246,17 @@ def listeners(dsn: str, name: str) -> int:
 
 
 # Outages
+
+
+def test_a_rebuild_is_refused(dsn: str, pooled: str) -> None:
+    """It holds a lock of its session, which PgBouncer would lend to others; verifying is one transaction."""
+    command = [sys.executable, "-m", "celery_journal.consumers.cli", "--dsn", pooled, "projections", "rebuild"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "name PostgreSQL itself, past the pooler" in done.stderr
+    locks = b"select from pg_locks l join pg_database d on d.oid = l.database where locktype = 'advisory' and datname = current_database()"
+    assert ask(dsn, locks) == []
 
 
 @pytest.fixture

@@ -282,6 +282,23 @@ def test_a_callback_of_a_group_is_called_once_all_are_ready(waiting_app: Celery,
     assert called == [[0, 1, 2]]
 
 
+def test_a_callback_of_a_group_may_come_late(waiting_app: Celery, writer: JournalBackend, dsn: str) -> None:
+    """R66 then: nobody listens for a group that somebody only keeps, until a callback is attached, be it to a group around it."""
+    inner = waiting_app.GroupResult("inner", [waiting_app.AsyncResult("a"), waiting_app.AsyncResult("b")])
+    outer = waiting_app.GroupResult("outer", [inner, waiting_app.AsyncResult("c")])
+    time.sleep(0.5)
+    assert listeners(dsn) == 0
+
+    called: list[Any] = []
+    outer.then(lambda ready: called.append(ready.id))
+    heard(waiting_app, dsn)
+    for name in "abc":
+        writer.store_result(name, name, "SUCCESS")
+
+    until(lambda: called)
+    assert called == ["outer"]
+
+
 def test_a_callback_that_raises_harms_no_other(waiting_app: Celery, writer: JournalBackend, dsn: str) -> None:
     """It is logged, and the next is called."""
     called: list[Any] = []
