@@ -137,9 +137,13 @@ class Chords(JournalBase):
         state: str = states.FAILURE,
     ) -> None:
         """Record that the task has failed, and with it what comes after it in its chain."""
-        # Celery returns the parts of tasks, but not those of the groups and chords of the chain.
-        self._return_parts_of([task for task in _later(request) if task.get("subtask_type")], state, exc)
+        # Celery returns the parts of tasks, but not those of the groups and chords of the chain, nor does it fail their tasks.
+        complex_ones = [task for task in _later(request) if task.get("subtask_type")]
+        self._return_parts_of(complex_ones, state, exc)
         super().mark_as_failure(task_id, exc, traceback, request, store_result, call_errbacks, state)
+        if store_result and complex_ones:
+            for end in self._open([end for task in complex_ones for end in ends_of(task)]):
+                self.store_result(end["options"]["task_id"], exc, state, traceback=traceback)
 
     def mark_as_revoked(
         self, task_id: Any, reason: Any = "", request: Any = None, store_result: bool = True, state: str = states.REVOKED
@@ -244,13 +248,18 @@ class Chords(JournalBase):
         """Fail the body, and whatever else holds its result: Celery knows of tasks, chains and, from 5.6 on, of groups."""
         ends = list(ends_of(body))
         self.chord_error_from_stack(body, exc)
-        ended = {task_id for task_id, row in self._rows(TaskResult, _ids(ends), fresh=True).items() if row.status in states.READY_STATES}
         cause = exc.__cause__ if isinstance(body, group) and isinstance(exc.__cause__, Exception) else exc  # as Celery has it
-        for end in ends:
-            options = end.get("options") or {}
-            if (task_id := options.get("task_id")) and task_id not in ended:
-                errbacks = maybe_list(options.get("link_error")) or []
-                self.mark_as_failure(task_id, cause, request=Context(id=task_id, task=end["task"], errbacks=errbacks, delivery_info={}))
+        for end in self._open(ends):
+            errbacks = maybe_list(end["options"].get("link_error")) or []
+            request = Context(id=end["options"]["task_id"], task=end["task"], errbacks=errbacks, delivery_info={})
+            self.mark_as_failure(request.id, cause, request=request)
+
+    def _open(self, signatures: Iterable[Any]) -> list[Any]:
+        """Return those of the frozen signatures whose tasks have not ended."""
+        signatures = list(signatures)
+        rows = self._rows(TaskResult, set(_ids(signatures)), fresh=True)
+        ended = {task_id for task_id, row in rows.items() if row.status in states.READY_STATES}
+        return [signature for signature in signatures if set(_ids([signature])) - ended]
 
     def _end(self, kind: type[kinds.ChordUnlocked] | type[kinds.ChordFailed], group_id: str, body_id: str, **fields: Any) -> None:
         release = sql.query("chord.sql", "release", self.journal.schema)

@@ -337,3 +337,16 @@ def test_nothing_is_left_behind(worker: Worker) -> None:
     assert asked(worker, b"select group_id from celery_journal.chord_lease") == [""]
     with psycopg.connect(worker.dsn, autocommit=True) as connection:
         assert verify(connection).differences == []
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_group_behind_a_task_that_fails_fails_too(worker: Worker, nested: bool) -> None:
+    """R26, celery #6437: every task of it, or whoever waits for the group waits for ever."""
+    tasks = [worker.signature("add", 1), worker.signature("add", 2)]
+    behind = group([group(tasks, app=worker.app), worker.signature("add", 3)], app=worker.app) if nested else group(tasks, app=worker.app)
+    result = chain(worker.signature("fail", "first"), behind, app=worker.app).apply_async()
+
+    with pytest.raises(ValueError, match="first"):
+        result.get(timeout=PATIENCE)
+    assert result.failed()
+    assert result.ready()
