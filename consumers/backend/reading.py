@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 from celery import states
 from celery.exceptions import TaskError
+from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads
 from kombu.utils import json
 
@@ -15,6 +17,8 @@ from celery_journal.journal import events as kinds
 from celery_journal.projections import TaskResult
 
 from .base import JournalBase
+
+logger = logging.getLogger(__name__)
 
 Meta = dict[str, Any]
 
@@ -70,7 +74,7 @@ class Reading(JournalBase):
     def _meta_of(self, task_id: str, row: TaskResult | None) -> Meta:
         if row is None:
             return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "children": []}
-        more = json.loads(row.meta) if row.meta else {}
+        more = loads(row.meta, "application/json", "utf-8", accept=["application/json"]) if row.meta else {}
         meta: Meta = {
             "task_id": task_id,
             "status": row.status,
@@ -120,6 +124,10 @@ class Reading(JournalBase):
     def _decoded_arguments(self, row: TaskResult, encoded: bytes | None) -> Any:
         if encoded is None:
             return None
-        if row.args_content_type is None:
-            return json.loads(encoded)
-        return loads(encoded, content_type=row.args_content_type, content_encoding="utf-8", accept=self.accept)
+        try:
+            if row.args_content_type is None:
+                return json.loads(encoded)
+            return loads(encoded, content_type=row.args_content_type, content_encoding="utf-8", accept=self.accept)
+        except (ContentDisallowed, DecodeError, ValueError) as exc:  # no reason to keep the result from who asks for that
+            logger.warning("the arguments of %s cannot be shown: %s", row.task_id, exc)
+            return None
