@@ -46,15 +46,18 @@ def main(arguments: list[str]) -> int:
             console.print(f"not run: {exc}", markup=False)
             return 2
         done: dict[Setting, list[Run]] = {}
+        not_run = []
         for broker in given.broker or get_args(Broker):
             setting = Setting(suite.version, broker, given.backend)
             try:
                 done[setting] = _run_all(suite, modules, setting, Path(folder) / "journal", console)
             except services.NotRun as exc:
-                console.print(f"not run with the broker {broker}: {exc}", markup=False)
+                not_run.append(f"not run with the broker {broker}: {exc}")
+    good = [report(setting, runs, Expected.read().within(setting, modules), console) for setting, runs in done.items()]
+    for line in not_run:
+        console.print(line, markup=False)
     if not any(done.values()):
         return 2
-    good = [report(setting, runs, Expected.read().within(setting, modules), console) for setting, runs in done.items()]
     return 0 if all(good) else 1
 
 

@@ -19,6 +19,39 @@ from .scene import Mailbox, new_app, url_of
 
 NewApp = Callable[..., Celery]
 
+#: The modules whose outcome depends on the version of Celery: `make test CELERY=5.6.3 PYTEST_ARGS="-m contract"`.
+CONTRACT = {
+    "test_backend",
+    "test_bad_input",
+    "test_bad_rows",
+    "test_chord_endings",
+    "test_chord_sweep",
+    "test_chords",
+    "test_expiry",
+    "test_failure_matrix",
+    "test_getting",
+    "test_groups",
+    "test_many_workers",
+    "test_members",
+    "test_modes",
+    "test_outage_policy",
+    "test_result_examples",
+    "test_result_sets",
+    "test_results",
+    "test_revoking",
+    "test_states",
+    "test_values",
+    "test_waiting",
+    "test_worker",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what has to hold with every Celery."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem in CONTRACT:
+            item.add_marker("contract")
+
 
 @pytest.fixture(autouse=True)
 def spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

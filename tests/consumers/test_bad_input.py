@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import TaskError
 from kombu.exceptions import EncodeError
 
 from celery_journal.consumers.backend import ResultTooLarge
@@ -123,13 +124,15 @@ def test_no_part_of_a_request_keeps_a_failure_from_being_recorded(make_app: NewA
 
 
 def test_a_limit_that_leaves_room_for_nothing_leaves_the_fact(make_app: NewApp, dsn: str) -> None:
-    """No result and no traceback, but the end."""
+    """No result and no traceback, but the end; whoever asks for the error is told that there is none."""
     app = make_app(result_backend_transport_options={"max_payload_bytes": 1})
 
     app.backend.mark_as_failure("a", ValueError("no"), traceback="line", request=delivered(app, task_id="a"))
 
     assert app.AsyncResult("a").state == "FAILURE"
-    assert app.AsyncResult("a").result is None
+    assert row(dsn, "a").result is None
+    with pytest.raises(TaskError, match="could not be stored"):
+        app.AsyncResult("a").get(timeout=10)
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)

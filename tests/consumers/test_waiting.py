@@ -592,7 +592,8 @@ def test_callbacks_go_on_when_new_ones_come_all_the_time(waiting_app: Celery, wr
 
     until(lambda: len(called) == 60)
     assert sorted(called) == list(range(60))
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "celery-journal-callbacks"])
+    backend: JournalBackend = waiting_app.backend
+    until(lambda: not backend._background._running)
 
 
 def test_celery_finds_what_it_looks_for(backend: JournalBackend) -> None:

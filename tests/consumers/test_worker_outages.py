@@ -102,7 +102,8 @@ def test_what_a_killed_worker_left_in_the_spool_is_drained_by_the_next(running: 
         until(lambda: succeeded(worker) == 7)
         left = waiting(running, spool_folder)
         main = psutil.Process(worker.process.pid)
-        for process in (main, *main.children(recursive=True)):
+        main.suspend()  # or it starts another child meanwhile
+        for process in (*main.children(recursive=True), main):
             process.kill()
         worker.process.wait()
     assert left >= 6
