@@ -5,6 +5,9 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 PYTEST_ARGS ?=
 
+# Test modules at a time: most of their time they wait. JOBS=0 is all in one process, for a debugger.
+JOBS ?= 3
+
 # The version of Celery; the newest that the package allows unless given. Each has an environment of its own.
 CELERY ?=
 VENV := .venv$(if $(CELERY),-celery-$(CELERY))
@@ -38,7 +41,7 @@ demo: $(VENV)/.runtime ## run the demo: an embedded PostgreSQL, a worker, and wh
 	@$(BIN)/celery-journal demo
 
 test: $(VENV)/.runtime $(VENV)/.test ## run every test; PYTEST_ARGS="-k append" chooses some, CELERY=5.6.3 another Celery
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 conformance: $(VENV)/.runtime $(VENV)/.conformance ## run Celery's own integration suite; CELERY=5.6.3, BROKER=redis, BACKEND=redis, MODULES=test_canvas choose
 	@$(BIN)/python -m tests.conformance $(addprefix --broker ,$(BROKER)) $(addprefix --backend ,$(BACKEND)) $(MODULES)
