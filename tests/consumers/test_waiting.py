@@ -376,7 +376,8 @@ def test_transitions_are_told_while_another_listens_already(
     heard(waiting_app, dsn)
     told: list[str] = []
     curious = later(waiting_app.AsyncResult("a").get, timeout=60, on_message=lambda meta: told.append(meta["status"]))
-    until(lambda: len(ask(dsn, b"select from pg_locks where locktype = 'advisory' and mode = 'ShareLock'")) == 128)
+    locks = b"select from pg_locks l join pg_database d on d.oid = l.database where mode = 'ShareLock' and datname = current_database()"
+    until(lambda: len(ask(dsn, locks)) == 2 * 64)
     time.sleep(0.3)
 
     writer.store_result("a", None, "PROGRESS")
