@@ -176,14 +176,6 @@ def test_a_url_of_several_hosts_is_shown_without_its_password(url: str, shown: s
     assert backend.as_uri(include_password=True) == f"journal+postgresql://{url}"
 
 
-def test_a_report_of_celery_shows_no_password_of_a_url_of_several_hosts() -> None:
-    """`celery report`, which people paste into issues."""
-    app = new_app(f"journal+postgresql://me:{SECRET}@h1:5432,h2:5433/db?target_session_attrs=read-write")
-
-    assert "h1:5432,h2:5433" in app.bugreport()
-    assert SECRET not in app.bugreport()
-
-
 def test_an_outage_of_several_hosts_is_told_in_a_sentence() -> None:
     """It names all of them, and not the password."""
     url = f"journal+postgresql://me:{SECRET}@127.0.0.1:9,127.0.0.1:10/db"

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from celery import Celery
+from celery import VERSION, Celery
 from celery.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
@@ -254,7 +254,12 @@ def test_a_dsn_that_cannot_be_read_is_refused(name: str) -> None:
     "url",
     [
         pytest.param("journal+postgresql://u:s3cret@h/db", id="one host"),
-        pytest.param("journal+postgresql://u:s3cret@h1:5432,h2:5433/db?target_session_attrs=read-write", id="two hosts"),
+        pytest.param("journal+postgresql://u:s3cret@/db?host=h1,h2&port=5432,5433&target_session_attrs=read-write", id="two hosts"),
+        pytest.param(
+            "journal+postgresql://u:s3cret@h1:5432,h2:5433/db",
+            id="two hosts with their ports",
+            marks=pytest.mark.skipif(VERSION < (5, 7), reason="before Celery 5.7, `celery report` can read one port only"),
+        ),
         pytest.param("journal+postgresql://u:s3cret@/db?host=/run/postgresql", id="a socket"),
     ],
 )
