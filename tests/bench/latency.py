@@ -14,7 +14,6 @@ from celery import group
 from tests.consumers.scene import url_of
 from tests.consumers.workers import Worker, available, working
 
-ROUNDS = 400
 WARM = 20
 
 REDIS = "redis://127.0.0.1:6379/8"
@@ -29,9 +28,9 @@ def run(dsn: str) -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as workers:
         backends = {"journal": url_of(dsn), "redis": REDIS}
         started = {name: workers.enter_context(working("redis", url, dsn, Path(folder))) for name, url in backends.items()}
-        for title, once in (("one task", _task), ("a group of ten", _group)):
+        for title, once, rounds in (("one task", _task, 400), ("a group of ten", _group, 60)):
             times: dict[str, list[float]] = {name: [] for name in started}
-            for turn in range(ROUNDS + WARM):
+            for turn in range(rounds + WARM):
                 for name, worker in started.items():
                     began = time.perf_counter()
                     once(worker)
