@@ -138,10 +138,6 @@ class Connections:
             current.close(timeout=0.5)
         pool.close(timeout=0.5)
 
-    def check(self) -> None:
-        """Replace the connections that a restart of the server has broken."""
-        self._open(self.timeout).check()
-
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
         pool = self._pools.pop(os.getpid(), None)

@@ -122,11 +122,17 @@ class Journal:
             cursor.execute(self._query("read stream"), {"stream": escape(stream)})
             return [decode(row) for row in cursor]
 
-    def read_transitions(self, connection: Connection, streams: Iterable[str], kinds: Iterable[str]) -> list[RecordedEvent]:
-        """Return the events of these kinds in these streams, in the order of the log."""
+    def read_transitions(
+        self, connection: Connection, streams: Iterable[str], kinds: Iterable[str], since: int = 0
+    ) -> tuple[list[RecordedEvent], int]:
+        """Return the events of these kinds in these streams, in the order of the log, and the `since` of the next reading.
+
+        With it, the next returns what this one did not see, and perhaps the last ones again.
+        """
+        parameters = {"streams": [escape(stream) for stream in streams], "kinds": list(kinds), "since": since}
         with connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(self._query("read transitions"), {"streams": [escape(stream) for stream in streams], "kinds": list(kinds)})
-            return [decode(row) for row in cursor]
+            rows = cursor.execute(self._query("read transitions"), parameters).fetchall()
+        return [decode(row) for row in rows if row["event_id"] is not None], rows[0]["horizon"]
 
     def read_all(self, connection: Connection, after: tuple[int, int] = BEGINNING, limit: int = 1000) -> list[RecordedEvent]:
         """Return up to `limit` events that stand after the place `after`, in the order of the log.

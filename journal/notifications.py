@@ -12,7 +12,7 @@ import psycopg
 
 from celery_journal import sql
 
-from .connection import CONNECT_TIMEOUT, connect, is_pooled
+from .connection import CONNECT_TIMEOUT, connect
 from .errors import CannotListen
 from .events import Event, TaskEvent, TaskFailed, TaskRevoked, TaskSucceeded
 
@@ -61,7 +61,7 @@ class Listener:
             raise
 
     def _listen(self, schema: str, transitions: bool) -> None:
-        if is_pooled(self._connection):
+        if self._connection.prepare_threshold is None:  # so says connect()
             raise CannotListen("this connection leads through a pooler")
         try:
             self._connection.execute(sql.query("notify.sql", "listen", schema))

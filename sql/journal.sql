@@ -66,10 +66,14 @@ select e.*, e.transaction::text::bigint as transaction
  order by e.transaction, e.position
 
 -- name: read transitions
-select e.*, e.transaction::text::bigint as transaction
-  from celery_journal.event e
- where e.stream = any(%(streams)s)
-   and e.kind = any(%(kinds)s)
+-- Those of transactions since the horizon of an earlier reading, and the horizon of this one: whatever ended before it is seen
+-- here. One row without an event where there is none.
+select h.horizon, e.*, e.transaction::text::bigint as transaction
+  from (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as horizon) h
+       left join celery_journal.event e
+              on e.stream = any(%(streams)s)
+             and e.kind = any(%(kinds)s)
+             and e.transaction >= %(since)s::text::xid8
  order by e.transaction, e.position
 
 -- name: read all

@@ -78,7 +78,8 @@ class Ear:
         self._where = where
         self._schema = schema
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant: a wait that was given up ends when it is collected, and that may be in here.
+        self._lock = threading.RLock()
         self._waiters: set[Waiter] = set()
         self._listener: Listener | None = None
         self._hears_transitions = False
@@ -167,7 +168,7 @@ class Ear:
 
     def _wants_transitions(self) -> bool:
         with self._lock:
-            return any(waiter.transitions for waiter in self._waiters)
+            return any(waiter.transitions for waiter in list(self._waiters))
 
     def _tell(self, tokens: set[str]) -> None:
         with self._lock:

@@ -115,8 +115,9 @@ class Pending:
                 for task_id in task_ids:
                     self._resolve({task_id})
             return
+        awaited = self._awaited()
         for meta in ready:
-            for result in self._awaited().get(meta["task_id"], ()):
+            for result in awaited.get(meta["task_id"], ()):
                 try:
                     resolve(result, meta)
                 except Exception:

@@ -65,11 +65,17 @@ class Reading(JournalBase):
                 parents[task_id] = self._meta_of(task_id, row)
         return ready
 
-    def transitions_of(self, task_ids: Iterable[str], *, budget: float | None = None) -> list[tuple[UUID, Meta]]:
-        """Return what the log says of the tasks between their sending and their end, as (event id, meta), in its order."""
-        task_ids = list(task_ids)
-        recorded = self.database.run(lambda connection: self.journal.read_transitions(connection, task_ids, TRANSITIONS), budget=budget)
-        return [(event.event.event_id, self._meta_of_event(event.event)) for event in recorded]
+    def transitions_of(
+        self, task_ids: Iterable[str], since: int = 0, *, budget: float | None = None
+    ) -> tuple[list[tuple[UUID, Meta]], int]:
+        """Return what the log says of the tasks between their sending and their end, as (event id, meta), in its order.
+
+        And the `since` with which the next call need not return it again.
+        """
+        recorded, horizon = self.database.run(
+            lambda connection: self.journal.read_transitions(connection, task_ids, TRANSITIONS, since), budget=budget
+        )
+        return [(event.event.event_id, self._meta_of_event(event.event)) for event in recorded], horizon
 
     def _meta_of(self, task_id: str, row: TaskResult | None) -> Meta:
         if row is None:

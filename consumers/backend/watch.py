@@ -63,6 +63,8 @@ class Watch:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._on_message = on_message
         self._told: set[UUID] = set()
+        #: Of each task, from where on its transitions may be news: reading a long history at every step would never end.
+        self._since: dict[str, int] = {}
         self._intervals = _Intervals(on_interval, INTERVAL if interval is None else interval)
         self._looks = looks
         self._waiter = Waiter(self._wanted | self._parents.keys(), transitions=on_message is not None)
@@ -133,10 +135,7 @@ class Watch:
         try:
             ready = self._backend.ready_of(task_ids, self._parents, budget=budget)
             if self._on_message is not None:
-                for event_id, meta in self._backend.transitions_of(task_ids & self._wanted, budget=budget):
-                    if event_id not in self._told:
-                        self._told.add(event_id)
-                        self._on_message(meta)
+                self._tell(task_ids & self._wanted, self._on_message, budget)
         except JournalUnavailable:
             if first:
                 raise
@@ -144,6 +143,16 @@ class Watch:
             return []
         self._is_away = False
         return ready
+
+    def _tell(self, task_ids: set[str], on_message: OnMessage, budget: float | None) -> None:
+        """Tell of the transitions that were not told yet."""
+        since = min((self._since.get(task_id, 0) for task_id in task_ids), default=0)
+        transitions, horizon = self._backend.transitions_of(task_ids, since, budget=budget)
+        self._since.update(dict.fromkeys(task_ids, horizon))
+        for event_id, meta in transitions:
+            if event_id not in self._told:
+                self._told.add(event_id)
+                on_message(meta)
 
     def _deliver(self, ready: list[Meta]) -> Iterator[Meta]:
         for meta in ready:

@@ -62,6 +62,11 @@ def current(app: Celery) -> Iterator[None]:
         _state._tls.current_app = before
 
 
+def chained(app: Celery) -> Any:
+    """Return the result of a task whose parent is another, whose parent is a third."""
+    return app.AsyncResult("c", parent=app.AsyncResult("b", parent=app.AsyncResult("a")))
+
+
 def delivered(app: Celery, name: str = "scene.add", args: Any = (), kwargs: Any = None, **options: Any) -> Context:
     """Return the request that a worker makes of the message which this app sends for the task."""
     task_id = options.pop("task_id", None) or str(uuid4())

@@ -16,7 +16,7 @@ from celery.result import allow_join_result, denied_join_result
 from celery_journal.consumers import install
 from celery_journal.consumers.backend import JournalBackend
 
-from .scene import delivered, in_background, until, waiting
+from .scene import chained, delivered, in_background, until, waiting
 
 NewApp = Callable[..., Celery]
 
@@ -28,11 +28,6 @@ PATIENCE = 60
 def app(make_app: NewApp) -> Celery:
     """An app on the test's journal, with our results."""
     return install(make_app())
-
-
-def chained(app: Celery) -> Any:
-    """The result of a task whose parent is another, whose parent is a third."""
-    return app.AsyncResult("c", parent=app.AsyncResult("b", parent=app.AsyncResult("a")))
 
 
 # get(), by its arguments

@@ -20,7 +20,7 @@ from celery_journal.consumers import install, results
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.journal.events import TaskSent
 
-from .scene import WORKER, current, delivered, kinds, new_app, start, url_of
+from .scene import WORKER, chained, current, delivered, kinds, new_app, start, url_of
 
 NewApp = Callable[..., Celery]
 
@@ -32,11 +32,6 @@ PATIENCE = 60
 def app(make_app: NewApp) -> Celery:
     """An app on the test's journal, with our results."""
     return install(make_app())
-
-
-def chained(app: Celery) -> Any:
-    """The result of a task whose parent is another, whose parent is a third."""
-    return app.AsyncResult("c", parent=app.AsyncResult("b", parent=app.AsyncResult("a")))
 
 
 def family(app: Celery, backend: JournalBackend) -> Any:

@@ -523,15 +523,15 @@ def test_one_that_was_never_reached_is_said_at_once(make_app: NewApp) -> None:
         app.AsyncResult("a").get(timeout=60)
 
 
-def test_a_result_of_a_forked_parent_is_waited_for_in_the_child(waiting_app: Celery, writer: JournalBackend, dsn: str) -> None:
-    """A result travels by pickle, and with it goes no connection."""
+def test_a_result_that_was_pickled_is_waited_for(waiting_app: Celery, writer: JournalBackend) -> None:
+    """No connection travels with it, and no second pool is opened where it arrives."""
     waiting_app.set_current()
     result = waiting_app.AsyncResult("a")
     copied = pickle.loads(pickle.dumps(result))
     writer.store_result("a", 1, "SUCCESS")
 
     assert copied.get(timeout=10) == 1
-    copied.backend.database.close()
+    assert copied.backend is waiting_app.backend
 
 
 def test_results_are_dropped_in_any_thread_at_any_time(waiting_app: Celery, dsn: str, later: Callable[..., Any]) -> None:
@@ -548,6 +548,26 @@ def test_results_are_dropped_in_any_thread_at_any_time(waiting_app: Celery, dsn:
 
     backend.store_result("a", 1, "SUCCESS")
     assert answer.result(10) == 1
+
+
+def test_a_wait_that_is_given_up_may_end_anywhere(waiting_app: Celery) -> None:
+    """A generator that nobody reads any more is collected in whatever this thread does at the moment, the listening included."""
+    group = waiting_app.GroupResult("g", [waiting_app.AsyncResult("a"), waiting_app.AsyncResult("b")])
+    members, ear = group.iter_native(), waiting_app.backend.ear
+    threading.Timer(0.5, waiting_app.backend.store_result, ["a", 1, "SUCCESS"]).start()
+    assert next(members)[0] == "a"
+    assert ear._waiters
+
+    collected = threading.Event()
+
+    def collect() -> None:
+        with ear._lock:
+            members.close()
+        collected.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert collected.wait(10)
+    assert not ear._waiters
 
 
 def test_what_cannot_be_decoded_is_raised_to_whoever_asked_for_it(

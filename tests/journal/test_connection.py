@@ -303,18 +303,6 @@ def terminate(connections: Connections, pid: int) -> None:
         wait_until(lambda: connection.execute("select from pg_stat_activity where pid = %s", (pid,)).fetchone() is None)
 
 
-def test_a_terminated_session_is_replaced_by_a_check(connections: Connections) -> None:
-    """Without the check, the next use fails once; after it, the next use works."""
-    with connections.connection() as connection:
-        first = backend(connection)
-    terminate(connections, first)
-
-    connections.check()
-
-    with connections.connection() as connection:
-        assert backend(connection) not in {0, first}
-
-
 def test_a_terminated_session_is_not_lent_twice(connections: Connections) -> None:
     """Its borrower learns of it, and the next one gets another."""
     with connections.connection() as connection:

@@ -179,3 +179,19 @@ def test_a_reader_skips_no_event_and_repeats_none_whatever_writers_are_in_flight
         if set(naively) < set(written):
             return
     pytest.fail("the writers never put the naive reader in the wrong: this test would not have noticed a reader like it")
+
+
+def test_transitions_are_read_once_and_none_is_missed(dsn: str, connection: Connection, journal: Journal, emitter: Emitter) -> None:
+    """Also not one of a transaction that was open when the others were read, with a smaller place in the log."""
+    kinds = ["task-started", "task-progress"]
+    with psycopg.connect(dsn) as slow:
+        journal.append(slow, emitter.emit(TaskStarted, "a", attempt=1))
+        journal.append(connection, *(emitter.emit(TaskStarted, "a") for _ in range(3)), emitter.emit(TaskStarted, "b"))
+        first, since = journal.read_transitions(connection, ["a"], kinds)
+        slow.commit()
+    second, since = journal.read_transitions(connection, ["a"], kinds, since)
+    third, _ = journal.read_transitions(connection, ["a"], kinds, since)
+
+    assert [recorded.event.attempt for recorded in first] == [0, 0, 0]
+    assert 1 in [recorded.event.attempt for recorded in second]
+    assert third == []
