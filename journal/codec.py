@@ -35,10 +35,14 @@ TEXT_COLUMNS = (
     "content_encoding",
     "args_content_type",
     "traceback",
+    "source",
+    "run",
+    "reason",
 )
 BINARY_COLUMNS = ("args", "kwargs", "result", "meta")
 INTEGER_COLUMNS = ("pid", "group_index", "size")
-NULLABLE_COLUMNS = (*INTEGER_COLUMNS, "members", *TEXT_COLUMNS, *BINARY_COLUMNS)
+MOMENT_COLUMNS = ("eta", "expires")
+NULLABLE_COLUMNS = (*INTEGER_COLUMNS, *MOMENT_COLUMNS, "time_limit", "members", *TEXT_COLUMNS, *BINARY_COLUMNS)
 COLUMNS = ("event_id", "occurred_at", "attempt", "schema_version", *NULLABLE_COLUMNS, "body")
 
 DEFAULT_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
@@ -46,6 +50,7 @@ DEFAULT_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 _EXACT = "\0exact"
 _BIG_INTEGER = 1
 _INT32 = range(-(2**31), 2**31)
+_EXACT_FLOAT = 2.0**53
 
 Row = dict[str, Any]
 
@@ -196,6 +201,11 @@ def _held(column: str, value: object) -> object:
             return None
         case int() if column in INTEGER_COLUMNS:
             return value if value in _INT32 and (column != "size" or value >= 0) else None
+        case int() | float() if column == "time_limit":
+            return float(value) if abs(value) < _EXACT_FLOAT else None
+        case datetime() if column in MOMENT_COLUMNS and value.tzinfo is not None:
+            moment = _in_utc(value)
+            return moment if isinstance(moment, datetime) else None
         case tuple() if column == "members" and all(isinstance(member, str) for member in value):
             return [escape(member) for member in value]
         case _:

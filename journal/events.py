@@ -47,6 +47,8 @@ class Event(BaseModel):
     attempt: int = Field(default=0, ge=0, le=2**31 - 1)
     #: The emitter's clock.
     occurred_at: AwareDatetime
+    #: Who says so: `backend`, `signal` (both from inside the process where it happened), `broadcast` (Celery's own events), `sweep`.
+    source: Text | None = None
 
     @field_validator("occurred_at")
     @classmethod
@@ -81,15 +83,30 @@ class TaskEvent(Event):
     #: Who ran the task; None when the emitter did not.
     worker: Text | None = None
     pid: int | None = None
+    #: What tells one delivery of the message from another: a redelivered one is another run of the same attempt.
+    run: Text | None = None
+    #: When it is to run at the earliest; of a `task-retried`, the next attempt.
+    eta: AwareDatetime | None = None
+    #: When it is not worth running any more.
+    expires: AwareDatetime | None = None
+    #: Seconds that it may run (Celery's hard time limit).
+    time_limit: float | None = None
     #: Children, the request's `meta` and stamps, as JSON.
     meta: bytes | None = None
-    #: What else the request says: eta, expires, time limits, priority, origin, ...
+    #: What else the request says: time limits, priority, origin, whether it was redelivered, ...
     request: dict[Any, Any] | None = None
 
 
 class TaskSent(TaskEvent):
+    """The message was handed to the broker; `message` and `embedded` are all that it takes to send it again."""
+
     kind: Literal["task-sent"] = "task-sent"
     state: Literal["PENDING"] = "PENDING"
+    #: Where it was sent, with its headers and properties.
+    message: dict[Any, Any] | None = None
+    #: Callbacks, errbacks, chain and chord, encoded as `embedded_content_type` says; None where there are none.
+    embedded: bytes | None = None
+    embedded_content_type: Text | None = None
 
 
 class TaskReceived(TaskEvent):
@@ -169,8 +186,24 @@ class TaskErased(Event):
 
 
 class TaskLost(Event):
+    """It will not go on by itself, for all that is known; one that goes on after all is simply not lost."""
+
     kind: Literal["task-lost"] = "task-lost"
     reason: Text | None = None
+    worker: Text | None = None
+
+
+class TaskWitnessed(Event):
+    """What the log knows already from somebody nearer, or will know, was told by Celery's broadcast as well.
+
+    `state` is that of the fact (SUCCESS is `task-succeeded`, ...), `worker` who broadcast it, `occurred_at` what its clock said.
+    """
+
+    relaxed = True
+    kind: Literal["task-witnessed"] = "task-witnessed"
+    state: Text
+    worker: Text | None = None
+    pid: int | None = None
 
 
 class TaskReplayed(Event):
@@ -203,6 +236,8 @@ class ChordStarted(Event, Encoded):
 
     kind: Literal["chord-started"] = "chord-started"
     size: NonNegativeInt | None = None
+    #: The task whose result is the chord's.
+    task_id: Text | None = None
     #: The signature to send when all parts have returned, encoded as `callback_content_type` says.
     callback: bytes | None = None
     callback_content_type: Text | None = None
@@ -246,20 +281,32 @@ class ChordFailed(Event):
     reason: Text | None = None
 
 
-class WorkerOnline(Event):
-    kind: Literal["worker-online"] = "worker-online"
+class WorkerEvent(Event):
+    """A fact about a worker; the stream is its host name, as Celery has it (`celery@host`)."""
+
+    #: The worker's main process.
     pid: int | None = None
+    #: JSON: software, version, system, pool, concurrency, queues, prefetch, freq (seconds between heartbeats), active, processed, loadavg.
+    meta: bytes | None = None
 
 
-class WorkerHeartbeat(Event):
+class WorkerOnline(WorkerEvent):
+    kind: Literal["worker-online"] = "worker-online"
+
+
+class WorkerHeartbeat(WorkerEvent):
     relaxed = True
     kind: Literal["worker-heartbeat"] = "worker-heartbeat"
-    pid: int | None = None
 
 
-class WorkerOffline(Event):
+class WorkerOffline(WorkerEvent):
     kind: Literal["worker-offline"] = "worker-offline"
-    pid: int | None = None
+
+
+class WorkerForgotten(Event):
+    """It has been silent for so long that nobody wants to see it any more: what stands before it in the log leaves the views."""
+
+    kind: Literal["worker-forgotten"] = "worker-forgotten"
 
 
 class PeriodicTaskChange(Event):
@@ -305,7 +352,10 @@ class OperatorActed(Event):
     """Somebody did or noted something about the stream."""
 
     kind: Literal["operator-acted"] = "operator-acted"
+    #: The account and the machine, or whom they say they are.
     author: Text | None = None
+    #: What was done: `revoke`, `terminate`, ...
+    action: Text | None = None
     reason: Text | None = None
 
 
@@ -328,6 +378,7 @@ KnownEvent = Annotated[
     | TaskExpired
     | TaskErased
     | TaskLost
+    | TaskWitnessed
     | TaskReplayed
     | GroupSaved
     | GroupDeleted
@@ -340,6 +391,7 @@ KnownEvent = Annotated[
     | WorkerOnline
     | WorkerHeartbeat
     | WorkerOffline
+    | WorkerForgotten
     | PeriodicTaskCreated
     | PeriodicTaskChanged
     | PeriodicTaskEnabled

@@ -28,8 +28,8 @@ delete from celery_journal.event
  where stream = %(stream)s
 
 -- name: empty the views
-truncate celery_journal.task_result_row, celery_journal.group_result_row,
-         celery_journal.chord_counter_row, celery_journal.chord_part_row
+truncate celery_journal.task_result_row, celery_journal.task_attempt_row, celery_journal.group_result_row,
+         celery_journal.chord_counter_row, celery_journal.chord_part_row, celery_journal.worker_row
 
 -- name: fingerprints
 -- Of everything there is to read in the log and in each view: how many rows, and a hash of them all.

@@ -7,7 +7,7 @@ import re
 from . import DEFAULT_SCHEMA, queries
 
 #: In the order of locks. The names of the projections are the names of their SQL views.
-PROJECTIONS = ("task_result", "group_result", "chord_counter")
+PROJECTIONS = ("task_result", "group_result", "chord_counter", "worker")
 
 _PLACEHOLDER = re.compile(r"\{([a-z_ ]+)\}")
 _REGISTER = re.compile(r"case when (\(excluded\.\w+_rank, .+?\) > \(t\..+?\)) then (excluded\.\w+) else t\.\w+ end")
@@ -29,11 +29,17 @@ class Projection:
         self.table_names = tuple(texts["tables"].split())
         self.key = texts["key"]
         self._has_parts = "parts" in texts
+        #: Whether the parts are of kinds of their own, and not told by the same events as the row.
+        self._apart = "part kinds" in texts
         self._texts = {**queries("fold.sql", schema), **texts, "table": f"{schema}.{self.table_names[0]}"}
         if self._has_parts:
             self._texts["refold parts"] = _from(texts["parts"], "{since forgotten}")
         else:
-            self._texts |= {"part kinds": "", "parts anew": "", "batch parts": ""}
+            self._texts |= {"parts anew": "", "batch parts": ""}
+        if not self._apart:
+            self._texts["part kinds"] = ""
+        if not self._has_parts or self._apart:
+            self._texts["own parts"] = ""
         self._texts["clear"] = _clearing(texts["merge"], self.key)
         self._texts["lift one"] = texts["lift"].replace("\n where e.kind in ({kinds})", "")  # the trigger has looked
         self._texts["merge one"] = _of_one_event(texts["merge"])
@@ -54,7 +60,7 @@ class Projection:
 
     def step(self) -> str:
         """Return the part of the trigger that folds one append."""
-        names = ["parts step", "step"] if self._has_parts else ["step"]
+        names = ["parts step", "step"] if self._apart else ["step"]
         return "\n".join(self._text(name, _IN_THE_TRIGGER) for name in names)
 
     def history(self, of_the_log: str) -> list[bytes]:

@@ -34,7 +34,7 @@ for each statement execute function celery_journal.fold()
             {merge one} into forgotten;
         end if;
         if forgotten is null then
-            return null;
+{own parts}            return null;
         end if;
         select array[e.stream] into forgotten_ids from new_event e;
     elsif events > 1 or kind in ({forgetting kinds}) then
@@ -63,6 +63,9 @@ for each statement execute function celery_journal.fold()
             return null;
         end if;
     end if;
+
+-- name: own parts
+            {parts};
 
 -- name: batch parts
         {parts};

@@ -6,15 +6,17 @@
 -- `listening` says whether anybody waits for such news. If not, the lock stays ours until the commit, and whoever wants to
 -- listen has to wait for that, and then finds what it brought.
 insert into celery_journal.event (
-       event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+       event_id, occurred_at, attempt, schema_version, pid, group_index, size, eta, expires, time_limit, members,
        stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
-       content_type, content_encoding, args_content_type, traceback,
+       content_type, content_encoding, args_content_type, traceback, source, run, reason,
        args, kwargs, result, meta, body)
 select %(event_id)s::uuid, %(occurred_at)s::timestamptz, %(attempt)s::integer, %(schema_version)s::smallint,
-       %(pid)s::integer, %(group_index)s::integer, %(size)s::integer, %(members)s::text[],
+       %(pid)s::integer, %(group_index)s::integer, %(size)s::integer,
+       %(eta)s::timestamptz, %(expires)s::timestamptz, %(time_limit)s::double precision, %(members)s::text[],
        %(stream)s::text, %(kind)s::text, %(state)s::text, %(name)s::text, %(worker)s::text, %(queue)s::text,
        %(root_id)s::text, %(parent_id)s::text, %(group_id)s::text, %(task_id)s::text, %(periodic_task_name)s::text,
        %(content_type)s::text, %(content_encoding)s::text, %(args_content_type)s::text, %(traceback)s::text,
+       %(source)s::text, %(run)s::text, %(reason)s::text,
        %(args)b::bytea, %(kwargs)b::bytea, %(result)b::bytea, %(meta)b::bytea, %(body)b::bytea
   from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability
 on conflict (event_id, stream) do nothing
@@ -27,26 +29,28 @@ with placed as materialized (
     select pg_current_xact_id() as transaction, nextval('celery_journal.event_position') as position, e.*
       from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability,
            unnest(%(event_id)s::uuid[], %(occurred_at)s::timestamptz[], %(attempt)s::integer[], %(schema_version)s::smallint[],
-                  %(pid)s::integer[], %(group_index)s::integer[], %(size)s::integer[], %(members)s::text[],
+                  %(pid)s::integer[], %(group_index)s::integer[], %(size)s::integer[],
+                  %(eta)s::timestamptz[], %(expires)s::timestamptz[], %(time_limit)s::double precision[], %(members)s::text[],
                   %(stream)s::text[], %(kind)s::text[], %(state)s::text[], %(name)s::text[], %(worker)s::text[],
                   %(queue)s::text[], %(root_id)s::text[], %(parent_id)s::text[], %(group_id)s::text[], %(task_id)s::text[],
                   %(periodic_task_name)s::text[], %(content_type)s::text[], %(content_encoding)s::text[],
-                  %(args_content_type)s::text[], %(traceback)s::text[],
+                  %(args_content_type)s::text[], %(traceback)s::text[], %(source)s::text[], %(run)s::text[], %(reason)s::text[],
                   %(args)b::bytea[], %(kwargs)b::bytea[], %(result)b::bytea[], %(meta)b::bytea[], %(body)b::bytea[])
            with ordinality as e (
-                  event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+                  event_id, occurred_at, attempt, schema_version, pid, group_index, size, eta, expires, time_limit, members,
                   stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
-                  content_type, content_encoding, args_content_type, traceback,
+                  content_type, content_encoding, args_content_type, traceback, source, run, reason,
                   args, kwargs, result, meta, body, place)
      order by e.place)
 insert into celery_journal.event (
-       transaction, position, event_id, occurred_at, attempt, schema_version, pid, group_index, size, members,
+       transaction, position, event_id, occurred_at, attempt, schema_version, pid, group_index, size, eta, expires, time_limit, members,
        stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
-       content_type, content_encoding, args_content_type, traceback,
+       content_type, content_encoding, args_content_type, traceback, source, run, reason,
        args, kwargs, result, meta, body)
 select p.transaction, p.position, p.event_id, p.occurred_at, p.attempt, p.schema_version, p.pid, p.group_index, p.size,
-       p.members::text[], p.stream, p.kind, p.state, p.name, p.worker, p.queue, p.root_id, p.parent_id, p.group_id, p.task_id,
+       p.eta, p.expires, p.time_limit, p.members::text[], p.stream, p.kind, p.state, p.name, p.worker, p.queue, p.root_id, p.parent_id, p.group_id, p.task_id,
        p.periodic_task_name, p.content_type, p.content_encoding, p.args_content_type, p.traceback,
+       p.source, p.run, p.reason,
        p.args, p.kwargs, p.result, p.meta, p.body
   from placed p
  order by p.event_id, p.stream, p.place

@@ -38,7 +38,7 @@ revoke all on all functions in schema celery_journal from public;
 
 grant usage on schema celery_journal to celery_journal_writer, celery_journal_reader;
 grant select on celery_journal.event, celery_journal.task_result, celery_journal.group_result, celery_journal.chord_counter,
-                celery_journal.chord_part, celery_journal.subscription, celery_journal.migration
+                celery_journal.chord_part, celery_journal.task_attempt, celery_journal.worker, celery_journal.subscription, celery_journal.migration
    to celery_journal_writer, celery_journal_reader;
 grant insert on celery_journal.event to celery_journal_writer;
 grant insert, update on celery_journal.subscription to celery_journal_writer;

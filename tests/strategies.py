@@ -71,6 +71,12 @@ def payloads() -> SearchStrategy[object]:
     return st.recursive(leaves, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=2), max_leaves=4)
 
 
+def moments() -> SearchStrategy[datetime]:
+    """Aware moments, in UTC and elsewhere, the partitioned weeks and the default partition alike."""
+    zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-9))])
+    return st.datetimes(_EARLY, _LATE, timezones=zones)
+
+
 def _integers(from_zero: bool = False) -> SearchStrategy[int]:
     edges = [0, 2**31 - 1, 2**31, 2**80] if from_zero else [0, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**80]
     return st.sampled_from(edges) | st.integers(min_value=0 if from_zero else None)
@@ -79,20 +85,17 @@ def _integers(from_zero: bool = False) -> SearchStrategy[int]:
 #: A strategy for each field that some kind of event has.
 _FIELDS: Mapping[str, SearchStrategy[object]] = {
     **dict.fromkeys(("name", "args_content_type", "queue", "root_id", "parent_id", "group_id", "periodic_task_name"), texts()),
-    **dict.fromkeys(("worker", "content_type", "content_encoding", "state", "traceback", "task_id", "reason", "author"), texts()),
+    **dict.fromkeys(("worker", "content_type", "content_encoding", "state", "traceback", "task_id", "reason", "author", "source", "run"), texts()),
+    **dict.fromkeys(("action", "embedded_content_type"), texts()),
+    **dict.fromkeys(("eta", "expires"), moments()),
+    "time_limit": st.floats(allow_nan=False) | st.integers(0, 2**60).map(float),
     **dict.fromkeys(("callback_content_type",), texts()),
-    **dict.fromkeys(("args", "kwargs", "meta", "result", "callback"), st.binary(max_size=6)),
+    **dict.fromkeys(("args", "kwargs", "meta", "result", "callback", "embedded"), st.binary(max_size=6)),
     **dict.fromkeys(("group_index", "size"), _integers(from_zero=True)),
     "pid": _integers(),
     "members": st.lists(texts(), max_size=3).map(tuple),
-    **dict.fromkeys(("request", "definition"), st.dictionaries(st.integers() | texts() | st.none(), payloads(), max_size=2)),
+    **dict.fromkeys(("request", "definition", "message"), st.dictionaries(st.integers() | texts() | st.none(), payloads(), max_size=2)),
 }
-
-
-def moments() -> SearchStrategy[datetime]:
-    """Aware moments, in UTC and elsewhere, the partitioned weeks and the default partition alike."""
-    zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-9))])
-    return st.datetimes(_EARLY, _LATE, timezones=zones)
 
 
 def _every_event() -> dict[str, SearchStrategy[Any]]:

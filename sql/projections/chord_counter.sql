@@ -42,6 +42,7 @@ select e.stream as group_id,
        e.occurred_at as started_at,
        e.position as started_position,
        case when e.kind = 'chord-started' then e.result end as sub_tasks,
+       case when e.kind = 'chord-started' then e.task_id end as asked_body_task_id,
        case when e.size is not null then 0 else -1 end as size_rank,
        e.occurred_at as size_at,
        e.position as size_position,
@@ -62,6 +63,7 @@ select w.group_id,
        s.started_at,
        s.started_position,
        s.sub_tasks,
+       s.asked_body_task_id,
        n.size_rank,
        n.size_at,
        n.size_position,
@@ -85,10 +87,10 @@ select w.group_id,
 
 -- name: merge
 insert into celery_journal.chord_counter_row as t (
-       group_id, date_created, started_rank, started_at, started_position, sub_tasks,
+       group_id, date_created, started_rank, started_at, started_position, sub_tasks, asked_body_task_id,
        size_rank, size_at, size_position, size, added,
        ended_rank, ended_at, ended_position, date_done, body_task_id)
-select group_id, date_created, started_rank, started_at, started_position, sub_tasks,
+select group_id, date_created, started_rank, started_at, started_position, sub_tasks, asked_body_task_id,
        size_rank, size_at, size_position, size, added,
        ended_rank, ended_at, ended_position, date_done, body_task_id
   from folded
@@ -99,6 +101,7 @@ on conflict (group_id) do update set
        started_at = case when (excluded.started_rank, excluded.started_at, excluded.started_position) > (t.started_rank, t.started_at, t.started_position) then excluded.started_at else t.started_at end,
        started_position = case when (excluded.started_rank, excluded.started_at, excluded.started_position) > (t.started_rank, t.started_at, t.started_position) then excluded.started_position else t.started_position end,
        sub_tasks = case when (excluded.started_rank, excluded.started_at, excluded.started_position) > (t.started_rank, t.started_at, t.started_position) then excluded.sub_tasks else t.sub_tasks end,
+       asked_body_task_id = case when (excluded.started_rank, excluded.started_at, excluded.started_position) > (t.started_rank, t.started_at, t.started_position) then excluded.asked_body_task_id else t.asked_body_task_id end,
        size_rank = case when (excluded.size_rank, excluded.size_at, excluded.size_position) > (t.size_rank, t.size_at, t.size_position) then excluded.size_rank else t.size_rank end,
        size_at = case when (excluded.size_rank, excluded.size_at, excluded.size_position) > (t.size_rank, t.size_at, t.size_position) then excluded.size_at else t.size_at end,
        size_position = case when (excluded.size_rank, excluded.size_at, excluded.size_position) > (t.size_rank, t.size_at, t.size_position) then excluded.size_position else t.size_position end,
@@ -131,7 +134,7 @@ select c.group_id,
        c.date_created,
        c.date_done,
        case c.ended_rank when 1 then 'unlocked' when 0 then 'failed' else 'open' end as state,
-       c.body_task_id
+       coalesce(c.body_task_id, c.asked_body_task_id) as body_task_id
   from celery_journal.chord_counter_row c
        left join lateral (
            select count(*)::integer as done, (count(*) filter (where q.status <> 'SUCCESS'))::integer as failed

@@ -1,12 +1,13 @@
--- The current state of each task: three last-writer-wins registers (what was asked, the run, the outcome), each with
--- a key. A fold is a join: commutative, associative, idempotent, so facts may come late, twice and out of order.
+-- The current state of each task: last-writer-wins registers (what was asked, the run, the outcome, the last news), each
+-- with a key. A fold is a join: commutative, associative, idempotent, so facts may come late, twice and out of order.
+-- Its parts are the runs, one for each delivery of the message of an attempt.
 
 -- name: classes
 -- The class of an outcome is its place here; `asked` stands for a revoke that somebody asked for and no worker effected.
 array['task-sent', 'task-received', 'asked', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded']
 
 -- name: kinds
-'task-sent', 'task-received', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded'
+'task-sent', 'task-received', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded', 'task-lost'
 
 -- name: forgetting kinds
 'task-forgotten', 'task-expired', 'task-erased'
@@ -17,8 +18,9 @@ select e.stream as task_id,
        e.occurred_at as date_created,
        e.occurred_at as date_updated,
        -- What was asked: the fullest account wins (with arguments, with a name), then the newest attempt, then task-sent.
-       case when e.args is not null then 2199023255552 when e.name is not null then 1099511627776 else 0 end
-           + e.attempt::bigint * 2 + (e.kind = 'task-sent')::integer as asked_rank,
+       case when e.kind = 'task-lost' then -1
+            when e.args is not null then 2199023255552 when e.name is not null then 1099511627776 else 0 end
+           + case when e.kind = 'task-lost' then 0 else e.attempt::bigint * 2 + (e.kind = 'task-sent')::integer end as asked_rank,
        e.occurred_at as asked_at,
        e.position as asked_position,
        e.name as task_name,
@@ -31,8 +33,9 @@ select e.stream as task_id,
        e.parent_id,
        e.group_id,
        -- The run: the newest attempt that a worker is known for, as task-started tells it.
-       case when e.worker is not null then 1099511627776 else 0 end
-           + e.attempt::bigint * 2 + (e.kind = 'task-started')::integer as run_rank,
+       case when e.kind = 'task-lost' then -1
+            else case when e.worker is not null then 1099511627776 else 0 end
+                 + e.attempt::bigint * 2 + (e.kind = 'task-started')::integer end as run_rank,
        e.occurred_at as run_at,
        e.position as run_position,
        e.worker,
@@ -43,20 +46,26 @@ select e.stream as task_id,
        -- that is only sent or received does not hide RETRY, which says more. An abort (celery.contrib.abortable) is asked for
        -- from outside: what the running task tells of itself must not hide it.
        case when e.kind = 'task-succeeded' then 1125899906842624 + e.attempt::bigint * 16
+            when e.kind = 'task-lost' then -1
             when e.attempt > 0 and e.kind in ('task-sent', 'task-received') then 0
             when e.kind = 'task-revoked' and e.worker is null then e.attempt::bigint * 16 + array_position({classes}, 'asked')
             when e.state = 'ABORTED' then e.attempt::bigint * 16 + array_position({classes}, 'task-retried')
             else e.attempt::bigint * 16 + array_position({classes}, e.kind) end as outcome_rank,
        e.occurred_at as outcome_at,
        e.position as outcome_position,
-       e.state as status,
+       coalesce(e.state, 'PENDING') as status,
        e.attempt as retries,
        case when e.kind in ('task-succeeded', 'task-failed', 'task-revoked', 'task-ignored') then e.occurred_at end as date_done,
        e.content_type,
        e.content_encoding,
        e.result,
        e.traceback,
-       e.meta
+       e.meta,
+       case when e.kind = 'task-sent' then e.occurred_at end as date_sent,
+       0 as news_rank,
+       e.recorded_at,
+       e.position as news_position,
+       case when e.kind = 'task-lost' then coalesce(e.reason, '') end as lost_reason
   from new_event e
  where e.kind in ({kinds})
 
@@ -94,20 +103,28 @@ select w.task_id,
        o.content_encoding,
        o.result,
        o.traceback,
-       o.meta
+       o.meta,
+       w.date_sent,
+       n.news_rank,
+       n.recorded_at,
+       n.news_position,
+       n.lost_reason
   from (select l.task_id,
                min(l.date_created) as date_created,
                max(l.date_updated) as date_updated,
                (max(array[l.asked_rank, l.moment, l.position]))[3] as asked,
                (max(array[l.run_rank, l.moment, l.position]))[3] as run,
                (max(array[l.started_attempt, -l.moment, l.position]) filter (where l.started_attempt >= 0))[3] as started,
-               (max(array[l.outcome_rank, l.moment, l.position]))[3] as outcome
+               max(l.date_sent) as date_sent,
+               (max(array[l.outcome_rank, l.moment, l.position]))[3] as outcome,
+               (max(array[(extract(epoch from l.recorded_at) * 1000000)::bigint, l.position]))[2] as news
           from (select *, (extract(epoch from date_created) * 1000000)::bigint as moment, asked_position as position
                   from lifted) l
          group by l.task_id) w
        join lifted a on a.asked_position = w.asked
        join lifted r on r.run_position = w.run
        join lifted o on o.outcome_position = w.outcome
+       join lifted n on n.news_position = w.news
        left join lifted s on s.asked_position = w.started
 
 -- name: merge
@@ -117,13 +134,15 @@ insert into celery_journal.task_result_row as t (
        queue, root_id, parent_id, group_id,
        run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
        outcome_rank, outcome_at, outcome_position, status, retries, date_done,
-       content_type, content_encoding, result, traceback, meta)
+       content_type, content_encoding, result, traceback, meta,
+       date_sent, news_rank, recorded_at, news_position, lost_reason)
 select task_id, date_created, date_updated,
        asked_rank, asked_at, asked_position, task_name, periodic_task_name, args, kwargs, args_content_type,
        queue, root_id, parent_id, group_id,
        run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
        outcome_rank, outcome_at, outcome_position, status, retries, date_done,
-       content_type, content_encoding, result, traceback, meta
+       content_type, content_encoding, result, traceback, meta,
+       date_sent, news_rank, recorded_at, news_position, lost_reason
   from folded
  order by task_id
 on conflict (task_id) do update set
@@ -160,13 +179,83 @@ on conflict (task_id) do update set
        content_encoding = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.content_encoding else t.content_encoding end,
        result = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.result else t.result end,
        traceback = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.traceback else t.traceback end,
-       meta = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.meta else t.meta end
+       meta = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.meta else t.meta end,
+       date_sent = greatest(t.date_sent, excluded.date_sent),
+       news_rank = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.news_rank else t.news_rank end,
+       recorded_at = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.recorded_at else t.recorded_at end,
+       news_position = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.news_position else t.news_position end,
+       lost_reason = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.lost_reason else t.lost_reason end
 
 -- name: key
 task_id
 
 -- name: tables
-task_result_row
+task_result_row task_attempt_row
+
+-- name: clear parts
+delete from celery_journal.task_attempt_row where task_id = any({forgotten ids})
+
+-- name: parts
+-- What is asked for from outside (a revoke without a worker) and what is only a report of progress is no part of a run.
+insert into celery_journal.task_attempt_row as t (
+       task_id, attempt, run, date_sent, sent_recorded_at, date_received, date_started, started_recorded_at, recorded_at,
+       eta, expires, time_limit, queue, run_rank, run_at, run_position, worker, pid,
+       end_rank, end_at, end_position, status, date_done, traceback)
+select e.stream, e.attempt, coalesce(e.run, ''),
+       min(e.occurred_at) filter (where e.kind = 'task-sent'),
+       min(e.recorded_at) filter (where e.kind = 'task-sent'),
+       min(e.occurred_at) filter (where e.kind = 'task-received'),
+       min(e.occurred_at) filter (where e.kind = 'task-started'),
+       min(e.recorded_at) filter (where e.kind = 'task-started'),
+       max(e.recorded_at),
+       max(e.eta) filter (where e.kind in ('task-sent', 'task-received')),
+       max(e.expires),
+       max(e.time_limit),
+       max(e.queue collate "C"),
+       (array_agg(k.run_rank order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(e.occurred_at order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(e.position order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(e.worker order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(e.pid order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(k.end_rank order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(e.occurred_at order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(e.position order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(case when k.end_rank >= 0 then e.state end order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(case when k.end_rank >= 0 then e.occurred_at end order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
+       (array_agg(e.traceback order by k.end_rank desc, e.occurred_at desc, e.position desc))[1]
+  from new_event e
+       cross join lateral (
+           select case when e.worker is null then 0 when e.kind = 'task-started' then 2 else 1 end as run_rank,
+                  case when e.kind in ('task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded')
+                       then array_position({classes}, e.kind) else -1 end as end_rank) k
+ where e.kind in ({kinds}) and e.kind not in ('task-progress', 'task-lost') and (e.kind <> 'task-revoked' or e.worker is not null)
+ group by e.stream, e.attempt, coalesce(e.run, '')
+ order by e.stream, e.attempt, coalesce(e.run, '')
+on conflict (task_id, attempt, run) do update set
+       date_sent = least(t.date_sent, excluded.date_sent),
+       sent_recorded_at = least(t.sent_recorded_at, excluded.sent_recorded_at),
+       date_received = least(t.date_received, excluded.date_received),
+       date_started = least(t.date_started, excluded.date_started),
+       started_recorded_at = least(t.started_recorded_at, excluded.started_recorded_at),
+       recorded_at = greatest(t.recorded_at, excluded.recorded_at),
+       eta = greatest(t.eta, excluded.eta),
+       expires = greatest(t.expires, excluded.expires),
+       time_limit = greatest(t.time_limit, excluded.time_limit),
+       queue = greatest(t.queue, excluded.queue collate "C"),
+       run_rank = case when (excluded.run_rank, excluded.run_at, excluded.run_position) > (t.run_rank, t.run_at, t.run_position) then excluded.run_rank else t.run_rank end,
+       run_at = case when (excluded.run_rank, excluded.run_at, excluded.run_position) > (t.run_rank, t.run_at, t.run_position) then excluded.run_at else t.run_at end,
+       run_position = case when (excluded.run_rank, excluded.run_at, excluded.run_position) > (t.run_rank, t.run_at, t.run_position) then excluded.run_position else t.run_position end,
+       worker = case when (excluded.run_rank, excluded.run_at, excluded.run_position) > (t.run_rank, t.run_at, t.run_position) then excluded.worker else t.worker end,
+       pid = case when (excluded.run_rank, excluded.run_at, excluded.run_position) > (t.run_rank, t.run_at, t.run_position) then excluded.pid else t.pid end,
+       end_rank = case when (excluded.end_rank, excluded.end_at, excluded.end_position) > (t.end_rank, t.end_at, t.end_position) then excluded.end_rank else t.end_rank end,
+       end_at = case when (excluded.end_rank, excluded.end_at, excluded.end_position) > (t.end_rank, t.end_at, t.end_position) then excluded.end_at else t.end_at end,
+       end_position = case when (excluded.end_rank, excluded.end_at, excluded.end_position) > (t.end_rank, t.end_at, t.end_position) then excluded.end_position else t.end_position end,
+       status = case when (excluded.end_rank, excluded.end_at, excluded.end_position) > (t.end_rank, t.end_at, t.end_position) then excluded.status else t.status end,
+       date_done = case when (excluded.end_rank, excluded.end_at, excluded.end_position) > (t.end_rank, t.end_at, t.end_position) then excluded.date_done else t.date_done end,
+       traceback = case when (excluded.end_rank, excluded.end_at, excluded.end_position) > (t.end_rank, t.end_at, t.end_position) then excluded.traceback else t.traceback end
+
+-- name: alive task_attempt_row
+true
 
 -- name: view
 create or replace view celery_journal.task_result as
@@ -196,6 +285,47 @@ select t.task_id,
        celery_journal.json_or_null(t.args) as args_json,
        celery_journal.json_or_null(t.kwargs) as kwargs_json,
        celery_journal.json_or_null(t.result) as result_json,
-       celery_journal.json_or_null(t.meta) as meta_json
+       celery_journal.json_or_null(t.meta) as meta_json,
+       t.date_sent,
+       t.recorded_at,
+       case when t.date_done is null then t.lost_reason end as lost_reason
   from celery_journal.task_result_row t
- where t.date_created is not null
+ where t.date_created is not null;
+
+-- A run that began is shown, and an attempt of which nothing but the sending is known. How long it waited in its queue is told
+-- by the clocks of sender and worker where these agree with each other, and else by that of the database.
+create or replace view celery_journal.task_attempt as
+select a.task_id,
+       a.attempt,
+       nullif(a.run, '') as run,
+       a.worker,
+       a.pid,
+       coalesce(a.status, case when a.date_started is not null then 'STARTED' when a.date_received is not null then 'RECEIVED' else 'PENDING' end) as status,
+       coalesce(s.date_sent, a.date_sent) as date_sent,
+       a.date_received,
+       a.date_started,
+       a.date_done,
+       coalesce(a.queue, s.queue) as queue,
+       coalesce(a.eta, s.eta) as eta,
+       coalesce(a.expires, s.expires) as expires,
+       coalesce(a.time_limit, s.time_limit) as time_limit,
+       greatest(interval '0', c.queue_wait) as queue_wait,
+       case when a.date_started is not null then greatest(interval '0', a.date_done - a.date_started) end as run_time,
+       a.traceback,
+       a.recorded_at
+  from celery_journal.task_attempt_row a
+       left join celery_journal.task_attempt_row s
+              on s.task_id = a.task_id and s.attempt = a.attempt and s.run = '' and a.run <> ''
+       cross join lateral (
+           select coalesce(s.date_sent, a.date_sent) as sent, coalesce(s.sent_recorded_at, a.sent_recorded_at) as sent_recorded,
+                  coalesce(a.eta, s.eta) as eta) o
+       cross join lateral (
+           select case when a.date_started < o.sent
+                         or a.date_started > a.started_recorded_at + interval '1 second'
+                         or o.sent > o.sent_recorded + interval '1 second'
+                       then a.started_recorded_at - greatest(o.sent_recorded, o.eta)
+                       else a.date_started - greatest(o.sent, o.eta) end as queue_wait) c
+ where a.run <> ''
+    or a.run_rank > 0
+    or a.end_rank >= 0
+    or not exists (select from celery_journal.task_attempt_row r where r.task_id = a.task_id and r.attempt = a.attempt and r.run <> '')

@@ -185,12 +185,12 @@ def test_transitions_are_read_once_and_none_is_missed(dsn: str, connection: Conn
     """Also not one of a transaction that was open when the others were read, with a smaller place in the log."""
     kinds = ["task-started", "task-progress"]
     with psycopg.connect(dsn) as slow:
-        journal.append(slow, emitter.emit(TaskStarted, "a", attempt=1))
-        journal.append(connection, *(emitter.emit(TaskStarted, "a") for _ in range(3)), emitter.emit(TaskStarted, "b"))
-        first, since = journal.read_transitions(connection, ["a"], kinds)
+        journal.append(slow, emitter.emit(TaskStarted, "b", attempt=1))
+        journal.append(connection, *(emitter.emit(TaskStarted, "a") for _ in range(3)), emitter.emit(TaskStarted, "c"))
+        first, since = journal.read_transitions(connection, ["a", "b"], kinds)
         slow.commit()
-    second, since = journal.read_transitions(connection, ["a"], kinds, since)
-    third, _ = journal.read_transitions(connection, ["a"], kinds, since)
+    second, since = journal.read_transitions(connection, ["a", "b"], kinds, since)
+    third, _ = journal.read_transitions(connection, ["a", "b"], kinds, since)
 
     assert [recorded.event.attempt for recorded in first] == [0, 0, 0]
     assert 1 in [recorded.event.attempt for recorded in second]

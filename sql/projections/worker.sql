@@ -1,0 +1,104 @@
+-- Each worker, by its host name: since when it is online, and when it was last heard of, by the clock of the database, so
+-- that a worker whose clock is wrong is not taken for dead.
+
+-- name: kinds
+'worker-online', 'worker-heartbeat', 'worker-offline'
+
+-- name: forgetting kinds
+'worker-forgotten'
+
+-- name: lift
+-- A worker that went offline stays so until it is online again: its last heartbeats may be told by others, and late.
+select e.stream as worker,
+       e.recorded_at as date_created,
+       case when e.kind = 'worker-online' then 0 else -1 end as online_rank,
+       e.recorded_at as online_at,
+       e.position as online_position,
+       0 as seen_rank,
+       e.recorded_at as last_seen,
+       e.position as seen_position,
+       e.kind = 'worker-offline' as is_offline,
+       e.occurred_at,
+       e.pid,
+       e.source,
+       e.meta
+  from new_event e
+ where e.kind in ({kinds})
+
+-- name: combine
+select w.worker,
+       w.date_created,
+       o.online_rank,
+       o.online_at,
+       o.online_position,
+       s.seen_rank,
+       s.last_seen,
+       s.seen_position,
+       s.is_offline,
+       s.occurred_at,
+       s.pid,
+       s.source,
+       s.meta
+  from (select worker,
+               min(date_created) as date_created,
+               (max(array[online_rank, moment, position]))[3] as online,
+               (max(array[seen_rank, moment, position]))[3] as seen
+          from (select *, (extract(epoch from last_seen) * 1000000)::bigint as moment, seen_position as position from lifted) l
+         group by worker) w
+       join lifted o on o.online_position = w.online
+       join lifted s on s.seen_position = w.seen
+
+-- name: merge
+insert into celery_journal.worker_row as t (
+       worker, date_created, online_rank, online_at, online_position,
+       seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta)
+select worker, date_created, online_rank, online_at, online_position,
+       seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta
+  from folded
+ order by worker
+on conflict (worker) do update set
+       date_created = least(t.date_created, excluded.date_created),
+       online_rank = case when (excluded.online_rank, excluded.online_at, excluded.online_position) > (t.online_rank, t.online_at, t.online_position) then excluded.online_rank else t.online_rank end,
+       online_at = case when (excluded.online_rank, excluded.online_at, excluded.online_position) > (t.online_rank, t.online_at, t.online_position) then excluded.online_at else t.online_at end,
+       online_position = case when (excluded.online_rank, excluded.online_at, excluded.online_position) > (t.online_rank, t.online_at, t.online_position) then excluded.online_position else t.online_position end,
+       seen_rank = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.seen_rank else t.seen_rank end,
+       last_seen = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.last_seen else t.last_seen end,
+       seen_position = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.seen_position else t.seen_position end,
+       is_offline = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.is_offline else t.is_offline end,
+       occurred_at = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.occurred_at else t.occurred_at end,
+       pid = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.pid else t.pid end,
+       source = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.source else t.source end,
+       meta = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.meta else t.meta end
+
+-- name: key
+worker
+
+-- name: tables
+worker_row
+
+-- name: view
+-- A worker is alive as long as it has missed fewer than four of its heartbeats. Of what a broadcast says only a clock that is
+-- ahead is known for sure: it may have waited on its way.
+create or replace view celery_journal.worker as
+select w.worker,
+       not w.is_offline and w.last_seen > clock_timestamp() - 4 * coalesce((m.meta ->> 'freq')::double precision, 10) * interval '1 second' as alive,
+       w.is_offline as offline,
+       w.date_created as first_seen,
+       case when w.online_rank >= 0 then w.online_at end as online_since,
+       w.last_seen,
+       case when w.source = 'broadcast' then greatest(w.occurred_at - w.last_seen, interval '0') else w.occurred_at - w.last_seen end as clock_offset,
+       w.pid,
+       m.meta ->> 'software' as software,
+       m.meta ->> 'version' as version,
+       m.meta ->> 'system' as system,
+       m.meta ->> 'pool' as pool,
+       (m.meta ->> 'concurrency')::integer as concurrency,
+       (select array_agg(q.queue order by q.queue)
+          from jsonb_array_elements_text(case jsonb_typeof(m.meta -> 'queues') when 'array' then m.meta -> 'queues' else '[]' end) as q (queue)) as queues,
+       (m.meta ->> 'freq')::double precision as freq,
+       (m.meta ->> 'active')::integer as active,
+       (m.meta ->> 'processed')::bigint as processed,
+       w.source
+  from celery_journal.worker_row w
+       cross join lateral (select celery_journal.json_or_null(w.meta) as meta) m
+ where w.date_created is not null
