@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
 from celery_journal.sql import DEFAULT_SCHEMA, check_schema_name
@@ -20,6 +20,11 @@ from celery_journal.sql import DEFAULT_SCHEMA, check_schema_name
 SECRETS = {"password", "sslpassword"}
 
 ENVIRONMENT_PREFIX = "CELERY_JOURNAL_"
+
+
+def _tracking(value: object) -> object:
+    """Return the mode for what django-celery-fulldbresult knows as true and false."""
+    return {True: "buffered", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class InvalidOption(ValueError):
@@ -54,6 +59,14 @@ class Options(BaseModel):
     durability: Literal["meaning", "everything"] = "meaning"
     #: The largest payload of one event.
     max_payload_bytes: PositiveInt = DEFAULT_MAX_PAYLOAD_BYTES
+    #: How it is recorded that a task is sent: `buffered`, a few milliseconds later; `sync`, before its message leaves; or `off`.
+    track_publish: Annotated[Literal["buffered", "sync", "off"], BeforeValidator(_tracking)] = "buffered"
+    #: Record how tasks end whose results are ignored, without what they return.
+    journal_ignored: bool = True
+    #: Facts that may wait in a process for being recorded, a few milliseconds as a rule.
+    buffer_size: PositiveInt = 10_000
+    #: Seconds between two heartbeats of a worker. One that misses four of them counts as gone. 0: none.
+    heartbeat_interval: float = Field(default=10.0, ge=0)
     #: Keep the arguments of tasks.
     store_arguments: bool = True
     #: Seconds that a process has to send a chord's body before another may take over.
@@ -62,11 +75,11 @@ class Options(BaseModel):
     sweep_interval: PositiveFloat = 10.0
 
     @classmethod
-    def read(cls, given: Mapping[str, Any] | None) -> Options:
-        """Return the options given, completed from the environment; raise InvalidOption for what is not one."""
+    def read(cls, given: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Options:
+        """Return the options given, completed from the environment and then from `defaults`; raise InvalidOption for what is not one."""
         names = {field.alias or name: field for name, field in cls.model_fields.items()}
         environment = {name: os.environ[variable] for name in names if (variable := ENVIRONMENT_PREFIX + name.upper()) in os.environ}
-        values = {**environment, **(given or {})}
+        values = {**(defaults or {}), **environment, **(given or {})}
         for name in ("read_dsn", "listen_dsn"):
             parts = _parts(name, values[name]) if values.get(name) else {}
             if "password" in parts and name in (given or {}):

@@ -6,54 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from celery import Celery, states
 from celery import result as stock
 from celery.exceptions import ImproperlyConfigured
 
-from celery_journal.journal.events import Event
-
 from .backend import JournalBackend
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One fact about a task, as `AsyncResult.history()` tells it."""
-
-    occurred_at: datetime
-    #: As the log names it: `task-started`, `task-succeeded`, `task-forgotten`, ...
-    kind: str
-    #: As Celery names it; None for what Celery has no state for, such as `task-forgotten`.
-    state: str | None
-    #: From 0; each retry is an attempt of its own.
-    attempt: int
-    #: Who ran the task.
-    worker: str | None
-    traceback: str | None
-    #: The fact itself, with everything else that is recorded of it.
-    event: Event = field(repr=False)
-    _backend: JournalBackend = field(repr=False, compare=False)
-
-    @property
-    def info(self) -> Any:
-        """What was stored with it: the return value, the exception, the meta of a custom state.
-
-        Decoded when it is asked for; raises what `AsyncResult.result` raises for a content type that is not accepted.
-        """
-        if not hasattr(self.event, "result"):
-            return None
-        value = self._backend._decoded(self.event)
-        return self._backend.exception_to_python(value) if self.state in states.EXCEPTION_STATES else value
+from .capture import attach
+from .timeline import Transition, timeline
 
 
 class AsyncResult(stock.AsyncResult):
     """Celery's AsyncResult, with the history of its task."""
 
     def history(self) -> list[Transition]:
-        """Return what has happened to the task, in the order of the log; what was forgotten or has expired is still there."""
+        """Return what has happened to the task, one transition after the other; what was forgotten or has expired is still there.
+
+        What several have told is one transition with several `witnesses`.
+        """
         backend = self.backend
         if not isinstance(backend, JournalBackend):
             name = type(backend).__name__
@@ -61,7 +32,7 @@ class AsyncResult(stock.AsyncResult):
                 f"history() is the journal's, and this result's backend is {name}; write result_backend = 'journal+...'"
             )
         recorded = backend.database.run(lambda connection: backend.journal.read_stream(connection, str(self.id)))
-        return [_transition(place.event, backend) for place in recorded]
+        return timeline(recorded, backend)
 
     def retry(self) -> bool:
         """Return whether the task has failed and will be tried again."""
@@ -131,22 +102,12 @@ class GroupResult(_Iterable, stock.GroupResult):
 def install(app: Celery) -> Celery:
     """Make the app's results these, and return the app; once more does no harm.
 
-    Call it where the app is made, `app = install(Celery(...))`, so that every process which imports the app has them.
+    Call it where the app is made, `app = install(Celery(...))`, so that every process which imports the app has them. It also has
+    everything recorded that the app sends, from its first message on: a process that only sends tasks whose results are
+    ignored would not make its result backend before.
     """
+    attach(app)
     for name, ours in (("AsyncResult", AsyncResult), ("GroupResult", GroupResult), ("ResultSet", ResultSet)):
         if not issubclass(getattr(app, name), ours):
             setattr(app, name, app.subclass_with_self(ours, reverse=name))
     return app
-
-
-def _transition(event: Event, backend: JournalBackend) -> Transition:
-    return Transition(
-        occurred_at=event.occurred_at,
-        kind=event.kind,
-        state=getattr(event, "state", None),
-        attempt=event.attempt,
-        worker=getattr(event, "worker", None),
-        traceback=getattr(event, "traceback", None),
-        event=event,
-        _backend=backend,
-    )

@@ -78,6 +78,20 @@ class Journal:
             raise EventConflict(conflicts)
         return answer
 
+    def append_unless(self, connection: Connection, event: Event, query: bytes, parameters: Mapping[str, Any]) -> bool:
+        """Record the event unless the query answers true; return whether it is recorded.
+
+        Those who do so for the same stream at the same time wait for each other. The connection must be idle.
+        """
+        with connection.transaction():
+            connection.execute(self._query("lock stream"), {"stream": escape(event.stream)})
+            if connection.execute(query, parameters).fetchone() == (True,):
+                return False
+            self.append(connection, event)
+        if self.announcing and (audience := audience_of([event])) is not None:
+            connection.execute(sql.query("notify.sql", "announce", self.schema), announcement([event], audience))
+        return True
+
     def _append_one(self, connection: Connection, event: Event, row: dict[str, Any], audience: str | None) -> tuple[int, bool, list[UUID]]:
         """Append one event; return how many were new, whether anybody may be listening, and what is recorded with other content."""
         relaxed = self._is_relaxed(connection, [event])

@@ -57,6 +57,18 @@ select p.transaction, p.position, p.event_id, p.occurred_at, p.attempt, p.schema
 on conflict (event_id, stream) do nothing
 returning event_id
 
+-- name: lock stream
+-- Not a lock that every writer takes: only those who must not tell the same twice.
+select pg_advisory_xact_lock(hashtextextended('celery_journal.' || %(stream)s::text, 0))
+
+-- name: asked lately
+-- Whether somebody was recorded lately to want the task revoked.
+select exists (select from celery_journal.event e
+                where e.stream = %(stream)s
+                  and e.kind = 'task-revoked'
+                  and e.worker is null
+                  and e.recorded_at > clock_timestamp() - %(seconds)s * interval '1 second')
+
 -- name: recorded
 -- What stands in the log under these ids.
 select e.*, e.transaction::text::bigint as transaction

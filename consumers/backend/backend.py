@@ -11,15 +11,18 @@ from celery.contrib.abortable import ABORTED
 from celery.result import GroupResult as CeleryGroupResult
 from celery.result import result_from_tuple
 
+from celery_journal import sql
 from celery_journal.consumers.expiry import Limits, expire
+from celery_journal.consumers.request import attempt_of, facts_of, next_attempt_of, note_told
 from celery_journal.journal import events as kinds
+from celery_journal.journal.codec import escape
 from celery_journal.projections import GroupResult, chord_counter
 
 from . import sweeper  # noqa: F401  connects to the signals of the worker
 from .brief import brief_error, brief_facts, brief_traceback
 from .chords import Chords
 from .drop_in import DropIn
-from .request import attempt_of, facts_of
+from .ignored import Ignored
 from .waiting import Waiting, leaves
 
 #: The kind of event that each of Celery's states is; any other state is a task-progress.
@@ -35,7 +38,11 @@ KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {
 }
 
 
-class JournalBackend(DropIn, Chords, Waiting):
+#: Seconds within which to be asked again to revoke a task is the same request, as another worker has heard it.
+LATELY = 60.0
+
+
+class JournalBackend(DropIn, Ignored, Chords, Waiting):
     """A result backend that appends every transition to the journal.
 
     One instance serves all threads of a process and survives forks; connections are opened on first use.
@@ -52,8 +59,20 @@ class JournalBackend(DropIn, Chords, Waiting):
     # Writing
 
     def _store_result(self, task_id: Any, result: Any, state: str, traceback: Any = None, request: Any = None, **_kwargs: Any) -> Any:
+        if state == states.REVOKED and request is None:
+            self._ask_to_revoke(str(task_id), result)
+            return result
         self.append_first(self._forms_of(str(task_id), result, state, traceback, request))
+        if state not in {states.STARTED, states.RECEIVED}:
+            note_told(request)
         return result
+
+    def _ask_to_revoke(self, task_id: str, reason: Any) -> None:
+        """Record that somebody wants the task revoked: every worker is told, and each tells this, but it is one fact."""
+        asked = self.emitter.emit(kinds.TaskRevoked, task_id, source="backend", **self._encoded(reason))
+        query = sql.query("journal.sql", "asked lately", self.journal.schema)
+        parameters = {"stream": escape(task_id), "seconds": LATELY}
+        self.outage.record(lambda connection: self.journal.append_unless(connection, asked, query, parameters), [asked])
 
     def _forms_of(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Iterator[Callable[[], kinds.TaskEvent]]:
         """Yield how to make the event: whole, and then with less and less, because an end must not be lost for what it carries."""
@@ -78,7 +97,9 @@ class JournalBackend(DropIn, Chords, Waiting):
             fields["state"] = state
         if "traceback" in kind.model_fields:
             fields["traceback"] = None if traceback is None else str(traceback)
-        return self.emitter.emit(kind, task_id, attempt=self._attempt_of(task_id, state, request), **fields)
+        if kind is kinds.TaskRetried:
+            fields["eta"] = next_attempt_of(request)
+        return self.emitter.emit(kind, task_id, attempt=self._attempt_of(task_id, state, request), source="backend", **fields)
 
     def _attempt_of(self, task_id: str, state: str, request: Any) -> int:
         """Return the attempt that the state is of. An abort, which comes without a request, is of the one that runs."""

@@ -13,6 +13,7 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import loads
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from celery_journal.consumers.capture import Buffer, Recorder, attach
 from celery_journal.consumers.drain import is_outage
 from celery_journal.consumers.options import SECRETS, InvalidOption, Options, beside, locate
 from celery_journal.consumers.spool import spool_of
@@ -23,6 +24,7 @@ from .brief import brief_error
 from .connection import Database, JournalUnavailable
 from .outage import Outage, is_worker_main
 from .retries import Retries
+from .unhurried import Unhurried
 
 try:
     from celery.backends.base import decompress_payload
@@ -40,14 +42,14 @@ class ResultTooLarge(EncodeError):
     """A result is above max_payload_bytes. Celery makes the task a FAILURE with this error."""
 
 
-class JournalBase(Retries):
+class JournalBase(Retries, Recorder):
     """A backend that can append events and read rows. One instance serves all threads, and survives forks."""
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
         super().__init__(app=app, url=url, **kwargs)
         self.thread_safe = True
         try:
-            self.options = Options.read(app.conf.get("result_backend_transport_options"))
+            self.options = Options.read(app.conf.get("result_backend_transport_options"), _of_django(app))
             self.location = locate(url)
             replica = beside("read_dsn", self.options.read_dsn, self.location) if self.options.read_dsn else None
         except InvalidOption as exc:
@@ -65,6 +67,9 @@ class JournalBase(Retries):
         if self.options.spool != "":
             self.spool = spool_of(self.location, self.options.schema_name, self.options.spool, self.options.spool_max_bytes)
         self.outage = Outage(self.database, self.journal, self.spool)
+        self.buffer = Buffer(Unhurried(self.outage), self.options.buffer_size)
+        self.database.on_close(self.buffer.close)
+        attach(app)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         # Without the password: pickles go to brokers and into results. The app where it is unpickled has it.
@@ -93,6 +98,10 @@ class JournalBase(Retries):
             self.outage.record(lambda connection: self.journal.append(connection, *events), events)
         except PayloadTooLarge as exc:
             raise ResultTooLarge(str(exc)) from exc
+
+    def append_now(self, event: kinds.Event) -> None:
+        """Record an event that nobody wants to have later; raise JournalUnavailable while the database is away."""
+        self.database.run(lambda connection: self.journal.append(connection, event), budget=0)
 
     def append_and_ask(self, event: kinds.Event, query: bytes, parameters: Mapping[str, Any]) -> Any:
         """Record the event and, in the same round trip, return what the query answers; None if the event went to the spool."""
@@ -162,6 +171,12 @@ class JournalBase(Retries):
             return self._rows(model, [key], fresh=True).get(key)
         except JournalUnavailable:
             return None
+
+
+def _of_django(app: Any) -> dict[str, Any]:
+    """Return the options that go by the names of django-celery-fulldbresult."""
+    tracked = app.conf.get("DJANGO_CELERY_FULLDBRESULT_TRACK_PUBLISH")
+    return {} if tracked is None else {"track_publish": tracked}
 
 
 def _unpickled(cls: Any, url: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

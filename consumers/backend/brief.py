@@ -10,7 +10,7 @@ from celery.utils.saferepr import saferepr
 TEXT = 1000
 TRACEBACK = 10_000
 
-_FACTS = ("name", "worker", "pid", "queue", "root_id", "parent_id", "group_id", "group_index", "periodic_task_name")
+_FACTS = ("name", "worker", "pid", "queue", "root_id", "parent_id", "group_id", "group_index", "run", "periodic_task_name")
 
 
 def brief_facts(facts: dict[str, Any]) -> dict[str, Any]:

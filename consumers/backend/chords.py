@@ -20,6 +20,7 @@ from kombu.utils import json
 from kombu.utils.functional import maybe_list
 
 from celery_journal import sql
+from celery_journal.consumers.request import attempt_of, is_run_here
 from celery_journal.journal import PayloadTooLarge
 from celery_journal.journal import events as kinds
 from celery_journal.journal.codec import escape
@@ -28,7 +29,6 @@ from celery_journal.projections import ChordCounter, ChordPart, GroupResult, Tas
 from .base import JournalBase, ResultTooLarge
 from .connection import JournalUnavailable
 from .members import ends_of, members_of, tasks_of
-from .request import attempt_of, is_run_here
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Chords(JournalBase):
             "content_type": None if sub_tasks is None else "application/json",
             "content_encoding": None if sub_tasks is None else "utf-8",
             "size": 0 if results == [] else body.get("chord_size"),
+            "task_id": _result_id(body),
             "callback": callback.encode() if isinstance(callback, str) else callback,
             "callback_content_type": content_type,
         }
@@ -223,7 +224,7 @@ class Chords(JournalBase):
             return False
         body = maybe_signature(callback, app=self.app) if callback else self._recorded_body(group_id)
         # The body keeps its id, so one that was sent is recognised.
-        body_id = body.options.get("task_id") or next(_ids(ends_of(body)), None) or body.options.setdefault("task_id", uuid())
+        body_id = _result_id(body) or body.options.setdefault("task_id", uuid())
         if answer == "taken over" and self._was_sent(body, body_id):
             self._end(kinds.ChordUnlocked, group_id, body_id)
             return True
@@ -332,6 +333,11 @@ def _header(header_result_args: Any) -> tuple[str, list[Any] | None]:
         return header_result_args.id, list(header_result_args.results)
     group_id, results, *_ = header_result_args
     return group_id, None if isinstance(results, _regen) else list(results)
+
+
+def _result_id(body: Any) -> str | None:
+    """Return the id under which people know the result of a chord's body."""
+    return body.options.get("task_id") or next(_ids(ends_of(body)), None)
 
 
 def _ids(signatures: Iterable[Any]) -> Iterator[str]:

@@ -10,10 +10,10 @@ from typing import Any
 from celery._state import get_current_task
 from kombu.serialization import loads
 
+from celery_journal.consumers.request import facts_of
 from celery_journal.projections.task_result import text_of
 
 from .base import JournalBase
-from .request import facts_of
 
 
 class DropIn(JournalBase):

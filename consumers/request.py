@@ -1,4 +1,4 @@
-"""What a task's request says, as the fields of an event.
+"""What a task's request, or its message, says, as the fields of an event.
 
 A request may be a Context, a worker's Request, a Bunch with a few attributes, or None: only `getattr` is safe.
 """
@@ -6,9 +6,12 @@ A request may be a Context, a worker's Request, a Bunch with a few attributes, o
 from __future__ import annotations
 
 import os
+import secrets
+from datetime import datetime
 from typing import Any
 
 from celery._state import get_current_task
+from celery.app.task import Context
 from celery.signals import before_task_publish
 from celery.utils.saferepr import saferepr
 from kombu.serialization import dumps
@@ -52,13 +55,55 @@ def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_argumen
         "parent_id": getattr(request, "parent_id", None),
         "group_id": getattr(request, "group", None),
         "group_index": getattr(request, "group_index", None),
-        "periodic_task_name": _periodic_task_name(request),
+        "run": run_of(request),
+        "periodic_task_name": periodic_task_name(request),
         "meta": _meta(request, children),
         "request": {name: value for name in _DETAILS if (value := getattr(request, name, None))} or None,
     }
     if with_arguments and getattr(request, "args", None) is not None:
-        facts.update(_arguments(request, app))
+        facts.update(encoded_arguments(request.args, request.kwargs, _given_reprs(request, app), app))
     return facts
+
+
+#: Where the run stands in a request: in a dict that travels with it to the process that runs the task, and no further.
+_RUN = "journal_run"
+
+
+def begin_run(request: Any) -> str | None:
+    """Give the delivery that a worker has received a name of its own, and return it; None if there is no place for it."""
+    delivery = getattr(request, "delivery_info", None)
+    if not isinstance(delivery, dict):
+        return None
+    delivery[_RUN] = run = secrets.token_hex(8)
+    return run
+
+
+def run_of(request: Any) -> str | None:
+    """Return the delivery that this is a request of; None where nobody has named it."""
+    delivery = getattr(request, "delivery_info", None)
+    return delivery.get(_RUN) if isinstance(delivery, dict) else None
+
+
+def note_next_attempt(request: Any, eta: datetime | None) -> None:
+    """Note that the task has sent itself again, and when it is due: what stores the retry is not told."""
+    request.journal_next_attempt = eta
+
+
+def next_attempt_of(request: Any) -> datetime | None:
+    """Return when the next attempt of the task is due, as far as that is known here."""
+    eta = getattr(request, "journal_next_attempt", None)
+    return eta if isinstance(eta, datetime) else None
+
+
+def note_told(request: Any) -> None:
+    """Note that the task has stored a state of its own making."""
+    if isinstance(request, Context):
+        request.journal_told = True
+
+
+def has_told(request: Any) -> bool:
+    """Return whether the task has stored a state of its own making."""
+    return getattr(request, "journal_told", False) is True
 
 
 def queue_of(request: Any) -> str | None:
@@ -72,7 +117,7 @@ def _name(request: Any) -> str | None:
     return task if task is None or isinstance(task, str) else getattr(task, "name", None)
 
 
-def _periodic_task_name(request: Any) -> str | None:
+def periodic_task_name(request: Any) -> str | None:
     """Return the name from the message's headers, or from its properties, where django-celery-beat puts it."""
     properties = getattr(request, "properties", None)
     name = getattr(request, "periodic_task_name", None)
@@ -97,28 +142,28 @@ def _meta(request: Any, children: list[Any] | None) -> bytes | None:
     if not children and len(meta) == 1:
         return None
     try:
-        return _bytes(json.dumps(meta))
+        return as_bytes(json.dumps(meta))
     except (TypeError, ValueError):  # a stamp or a meta that JSON has no form for
-        return _bytes(json.dumps({"children": children or []}))
+        return as_bytes(json.dumps({"children": children or []}))
 
 
-def _arguments(request: Any, app: Any) -> dict[str, Any]:
-    """Return the encoded arguments; the caller's `argsrepr` and `kwargsrepr` instead, where there are any (privacy)."""
-    args, kwargs = _given_reprs(request, app)
+def encoded_arguments(args: Any, kwargs: Any, given: tuple[str | None, str | None], app: Any) -> dict[str, Any]:
+    """Return the fields of the arguments as they are now, or the caller's `argsrepr` and `kwargsrepr` where there are any (privacy)."""
+    given_args, given_kwargs = given
     try:
-        if app.conf.task_serializer in {"pickle", "msgpack", "yaml"} and args is None and kwargs is None:
+        if app.conf.task_serializer in {"pickle", "msgpack", "yaml"} and given == (None, None):
             serializer = app.conf.task_serializer
-            content_type, _, encoded_args = dumps(list(request.args), serializer=serializer)
-            _, _, encoded_kwargs = dumps(dict(request.kwargs or {}), serializer=serializer)
-            return {"args": _bytes(encoded_args), "kwargs": _bytes(encoded_kwargs), "args_content_type": content_type}
+            content_type, _, encoded_args = dumps(list(args), serializer=serializer)
+            _, _, encoded_kwargs = dumps(dict(kwargs or {}), serializer=serializer)
+            return {"args": as_bytes(encoded_args), "kwargs": as_bytes(encoded_kwargs), "args_content_type": content_type}
         return {
-            "args": json.dumps(list(request.args) if args is None else args).encode(),
-            "kwargs": json.dumps(dict(request.kwargs or {}) if kwargs is None else kwargs).encode(),
+            "args": as_bytes(json.dumps(list(args) if given_args is None else given_args)),
+            "kwargs": as_bytes(json.dumps(dict(kwargs or {}) if given_kwargs is None else given_kwargs)),
         }
-    except Exception:  # noqa: BLE001  arguments of any kind must not keep a state from being stored
+    except Exception:  # noqa: BLE001  arguments of any kind must not keep a fact from being recorded
         return {
-            "args": json.dumps(saferepr(request.args) if args is None else args).encode(),
-            "kwargs": json.dumps(saferepr(request.kwargs) if kwargs is None else kwargs).encode(),
+            "args": as_bytes(json.dumps(saferepr(args) if given_args is None else given_args)),
+            "kwargs": as_bytes(json.dumps(saferepr(kwargs) if given_kwargs is None else given_kwargs)),
         }
 
 
@@ -153,6 +198,8 @@ def _given_repr(request: Any, name: str, values: list[Any], maxsize: int, levels
 
 def _is_made_of(given: str, value: Any, maxsize: int, levels: int) -> bool:
     """Return whether the repr is Celery's own of what arrived as the value."""
+    if given == repr(value):  # as it is of most, and Celery's own takes long
+        return True
     shape = _shape(given)
     if shape == _shape(saferepr(value, maxsize, levels)):
         return True
@@ -165,5 +212,6 @@ def _shape(text: str) -> str:
     return text.translate(_PUNCTUATION)
 
 
-def _bytes(encoded: str | bytes) -> bytes:
+def as_bytes(encoded: str | bytes) -> bytes:
+    """Return what a serializer has made as bytes."""
     return encoded.encode() if isinstance(encoded, str) else encoded

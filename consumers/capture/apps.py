@@ -1,0 +1,66 @@
+"""Whose journal a fact belongs into: that of the app whose task it is about."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakSet
+
+from celery import current_app
+from celery._state import get_current_task
+
+from celery_journal.consumers.options import Options
+from celery_journal.journal import Emitter
+from celery_journal.journal.events import Event
+
+from .buffer import Buffer
+
+
+class Recorder:
+    """What records facts for an app: its result backend."""
+
+    app: Any
+    options: Options
+    emitter: Emitter
+    #: For facts that nobody waits for.
+    buffer: Buffer
+
+    def append(self, *events: Event) -> None:
+        """Record the events before this returns; while the database is away, they go to the spool."""
+        raise NotImplementedError
+
+    def append_now(self, event: Event) -> None:
+        """Record an event that nobody wants to have later, or raise."""
+        raise NotImplementedError
+
+
+_attached: WeakSet[Any] = WeakSet()
+
+
+def know(app: Any) -> bool:
+    """Remember the app as one whose messages are to be recorded; return whether it is a new one."""
+    new = app not in _attached
+    _attached.add(app)
+    return new
+
+
+def recorder_of(app: Any) -> Recorder | None:
+    """Return who records for the app; None if its results do not go to the journal."""
+    backend = app.backend
+    return backend if isinstance(backend, Recorder) else None
+
+
+def sender_of(name: str, declare: Any) -> Any:
+    """Return the app that sends a task of that name to these queues; None if it is none that we are attached to."""
+    # The signal does not say. The queue is the app's own object, unless the caller has made it.
+    queue = declare[0] if declare else None
+    if queue is not None:
+        for app in _attached:
+            if app.amqp.queues.get(queue.name) is queue:
+                return app
+    if (task := get_current_task()) is not None and task.app in _attached:
+        return task.app
+    app = current_app._get_current_object()
+    if app in _attached:
+        return app
+    known = [app for app in _attached if name in app.tasks]
+    return known[0] if len(known) == 1 else None

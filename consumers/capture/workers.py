@@ -1,0 +1,91 @@
+"""That a worker is there, and goes on being there: what tells a task that runs from one that is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+import celery
+from celery.signals import worker_ready, worker_shutdown
+from kombu.utils import json
+
+from celery_journal.journal.events import WorkerEvent, WorkerHeartbeat, WorkerOffline, WorkerOnline
+
+from .apps import Recorder, recorder_of
+from .buffer import close_all
+
+logger = logging.getLogger(__name__)
+
+
+class Heart(threading.Thread):
+    """A daemon thread of a worker's main process that says every `heartbeat_interval` seconds that it is there.
+
+    A thread, and not the worker's own event loop, which some pools block for as long as a task runs.
+    """
+
+    beating: ClassVar[WeakSet[Heart]] = WeakSet()
+
+    def __init__(self, recorder: Recorder, consumer: Any) -> None:
+        super().__init__(name="celery-journal-heart", daemon=True)
+        self._recorder = recorder
+        self._consumer = consumer
+        self._stopped = threading.Event()
+        self.beating.add(self)
+
+    def stop(self) -> None:
+        """End, and say that the worker goes."""
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._say(WorkerOffline)
+
+    def run(self) -> None:
+        """Say that it is there until it is stopped."""
+        self._say(WorkerOnline)
+        while not self._stopped.wait(self._recorder.options.heartbeat_interval):
+            self._say(WorkerHeartbeat)
+
+    def _say(self, kind: type[WorkerEvent]) -> None:
+        try:
+            self._recorder.append_now(
+                self._recorder.emitter.emit(kind, self._consumer.hostname, source="signal", pid=os.getpid(), meta=self._meta())
+            )
+        except Exception as exc:  # noqa: BLE001  a heartbeat that is late says nothing any more
+            logger.debug("a heartbeat is not recorded: %s", exc)
+
+    def _meta(self) -> bytes:
+        from celery.worker import state  # takes a while to import, and only workers have it
+
+        worker = self._consumer.controller
+        facts = {
+            "software": "celery",
+            "version": celery.__version__,
+            "system": platform.system(),
+            "pool": type(self._consumer.pool).__module__.rpartition(".")[2],
+            "concurrency": getattr(worker, "concurrency", None),
+            "queues": sorted(map(str, self._consumer.app.amqp.queues.consume_from)),
+            "freq": self._recorder.options.heartbeat_interval,
+            "active": len(state.active_requests),
+            "reserved": len(state.reserved_requests),
+            "processed": state.all_total_count[0],
+            "loadavg": [round(load, 2) for load in os.getloadavg()],
+        }
+        encoded: str = json.dumps(facts)
+        return encoded.encode()
+
+
+@worker_ready.connect(weak=False, dispatch_uid="celery-journal-capture")
+def _begin(sender: Any, **_signal: Any) -> None:
+    recorder = recorder_of(sender.app)
+    if recorder is not None and recorder.options.heartbeat_interval:
+        Heart(recorder, sender).start()
+
+
+@worker_shutdown.connect(weak=False, dispatch_uid="celery-journal-capture")
+def _end(**_signal: Any) -> None:
+    for heart in list(Heart.beating):
+        heart.stop()
+    close_all()

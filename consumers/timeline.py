@@ -1,0 +1,152 @@
+"""The history of a task as people read it: one transition after the other, whoever has told it, and however wrong their clocks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import states
+
+from celery_journal.journal import RecordedEvent
+from celery_journal.journal.events import Event, TaskEvent, TaskWitnessed
+
+#: The kinds in the order in which they follow each other, with Celery's states, by which a witness names them.
+KIND_OF_STATE = {
+    states.PENDING: "task-sent",
+    states.RECEIVED: "task-received",
+    states.STARTED: "task-started",
+    states.RETRY: "task-retried",
+    states.REJECTED: "task-rejected",
+    states.REVOKED: "task-revoked",
+    states.IGNORED: "task-ignored",
+    states.FAILURE: "task-failed",
+    states.SUCCESS: "task-succeeded",
+}
+_ORDER = {kind: place for place, kind in enumerate(KIND_OF_STATE.values())}
+
+#: A clock that is further from that of the database than this is wrong, and not only late.
+TOLERANCE = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One fact about a task, as `AsyncResult.history()` tells it."""
+
+    #: By the clock of whoever has told it.
+    occurred_at: datetime
+    #: As the log names it: `task-started`, `task-succeeded`, `task-forgotten`, ...
+    kind: str
+    #: As Celery names it; None for what Celery has no state for, such as `task-forgotten`.
+    state: str | None
+    #: From 0; each retry is an attempt of its own.
+    attempt: int
+    #: Who ran the task.
+    worker: str | None
+    traceback: str | None
+    #: The fact itself, with everything else that is recorded of it.
+    event: Event = field(repr=False)
+    #: Who has told it: `backend`, `signal`, `broadcast`, `sweep`. A fact has one row in the log, the others confirm it.
+    witnesses: tuple[str, ...] = ()
+    #: What tells one delivery of a message from another: a task that was redelivered, and really ran twice, has two runs.
+    run: str | None = None
+    #: How far the clock of whoever has told it is ahead of that of the database, where it is wrong; zero where it is not.
+    clock_offset: timedelta = timedelta(0)
+    _backend: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def info(self) -> Any:
+        """What was stored with it: the return value, the exception, the meta of a custom state.
+
+        Decoded when it is asked for; raises what `AsyncResult.result` raises for a content type that is not accepted.
+        """
+        if not hasattr(self.event, "result"):
+            return None
+        value = self._backend._decoded(self.event)
+        return self._backend.exception_to_python(value) if self.state in states.EXCEPTION_STATES else value
+
+    @property
+    def told_at(self) -> datetime:
+        """When it happened by the clock of the database, as far as can be known."""
+        return self.occurred_at - self.clock_offset
+
+
+def timeline(recorded: Sequence[RecordedEvent], backend: Any = None) -> list[Transition]:
+    """Return the transitions of one stream: each once, with its witnesses, in the order in which they happened."""
+    offsets = clock_offsets(recorded)
+    transitions = list[Transition]()
+    told: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for place in sorted(recorded, key=_nearest_first):
+        fact = _transition(place, offsets.get(_teller(place.event), timedelta(0)), backend)
+        witnessed = _same(transitions, told[fact.kind, fact.attempt], fact) if fact.kind in _ORDER else None
+        if witnessed is not None:
+            one = transitions[witnessed]
+            transitions[witnessed] = replace(one, witnesses=(*one.witnesses, *fact.witnesses), worker=one.worker or fact.worker)
+            continue
+        told[fact.kind, fact.attempt].append(len(transitions))
+        transitions.append(fact)
+    return sorted(transitions, key=lambda fact: (fact.told_at, _ORDER.get(fact.kind, len(_ORDER))))
+
+
+def clock_offsets(recorded: Iterable[RecordedEvent]) -> dict[str | None, timedelta]:
+    """Return whose clocks are wrong and how far they are ahead (behind, where negative); None stands for whoever sent the task.
+
+    A clock is wrong for sure where it says that something happened after it was recorded, or that a task ran before it
+    was sent; that something was recorded late alone means nothing.
+    """
+    recorded = [place for place in recorded if isinstance(place.event, TaskEvent)]
+    leads: dict[str | None, list[timedelta]] = defaultdict(list)
+    for place in recorded:
+        leads[_teller(place.event)].append(place.event.occurred_at - place.recorded_at)
+    # The quickest on its way to the log is the nearest to the truth.
+    nearest = {teller: max(lead) for teller, lead in leads.items()}
+    wrong = {teller: lead for teller, lead in nearest.items() if lead > TOLERANCE}
+    sent = min((place.event.occurred_at for place in recorded if place.event.kind == "task-sent"), default=None)
+    if sent is not None:
+        early = {_teller(place.event) for place in recorded if place.event.occurred_at < sent - TOLERANCE} - {None}
+        if None not in wrong:
+            wrong |= {teller: nearest[teller] for teller in early if nearest[teller] < -TOLERANCE}
+    return wrong
+
+
+def _teller(event: Event) -> str | None:
+    return getattr(event, "worker", None)
+
+
+def _nearest_first(place: RecordedEvent) -> tuple[bool, bool, tuple[int, int]]:
+    """What was told at first hand is the fact, and what was told besides confirms it."""
+    return isinstance(place.event, TaskWitnessed), place.event.source == "broadcast", place.place
+
+
+def _same(transitions: Sequence[Transition], candidates: Iterable[int], fact: Transition) -> int | None:
+    """Return which of the transitions is the same that the fact tells of: the first that nobody of its kind has told yet."""
+    (source,) = fact.witnesses or (None,)
+    if source != "broadcast":  # nobody else tells what is told at first hand already
+        return None
+    for place in candidates:
+        one = transitions[place]
+        if source not in one.witnesses and (
+            one.worker is None or fact.worker is None or fact.kind == "task-sent" or one.worker == fact.worker
+        ):
+            return place
+    return None
+
+
+def _transition(place: RecordedEvent, offset: timedelta, backend: Any) -> Transition:
+    event = place.event
+    state = getattr(event, "state", None)
+    return Transition(
+        occurred_at=event.occurred_at,
+        kind=KIND_OF_STATE.get(str(state), "task-progress") if isinstance(event, TaskWitnessed) else event.kind,
+        state=state,
+        attempt=event.attempt,
+        worker=getattr(event, "worker", None),
+        traceback=getattr(event, "traceback", None),
+        event=event,
+        witnesses=() if event.source is None else (event.source,),
+        run=getattr(event, "run", None),
+        clock_offset=offset,
+        _backend=backend,
+    )
