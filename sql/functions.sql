@@ -220,6 +220,35 @@ set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
      order by l.group_id, l.task_id, l.distance
 $$;
 
+-- The open chords of which nothing was heard for that long, and whose lease, if somebody has claimed them, ran out as long ago: either
+-- those whose parts are all there, or those that wait for some, with their headers.
+create or replace function celery_journal.silent_chords(silent_for interval, complete boolean, at_most integer default 1000)
+returns table (group_id text, body_task_id text, size integer, done integer, claimed_by text, heard_at timestamptz, after_forgotten bigint, header jsonb)
+language sql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+    select c.group_id, c.asked_body_task_id, c.size, c.done, l.claimed_by, h.heard_at, c.after_forgotten,
+           case when not complete then celery_journal.json_or_null(c.sub_tasks) end
+      from (select o.group_id, o.asked_body_task_id, o.sub_tasks, o.date_created, o.size + cardinality(o.added) as size,
+                   coalesce(o.forgotten_position, 0) as after_forgotten,
+                   (select count(*) from celery_journal.chord_part_row p
+                     where p.group_id = o.group_id and p.part_position > coalesce(o.forgotten_position, 0))::integer as done
+              from celery_journal.chord_counter_row o
+             where o.ended_rank < 0 and o.started_rank >= 0) c
+           left join celery_journal.chord_lease l on l.group_id = c.group_id
+           cross join lateral (
+               select max(e.recorded_at) as heard_at from celery_journal.event e where e.stream = c.group_id) h
+     where case when complete then c.size <= c.done else c.sub_tasks is not null and (c.size > c.done or c.size is null) end
+       and coalesce(l.claimed_until, '-infinity') < clock_timestamp() - silent_for
+       and h.heard_at < clock_timestamp() - silent_for
+     order by c.date_created
+     limit at_most
+$$;
+
+-- The open chord whose result is that of the task.
+create or replace function celery_journal.chord_of_body(body text) returns text
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select c.group_id from celery_journal.chord_counter_row c where c.asked_body_task_id = body and c.ended_rank < 0 limit 1
+$$;
+
 -- Groups that were given a size and never became chords, before that moment: Celery does so where the body of a chord is a group.
 create or replace function celery_journal.chords_never_started(before timestamptz) returns setof text
 language sql security definer set search_path = pg_catalog, pg_temp as $$

@@ -195,42 +195,93 @@ task_result_row task_attempt_row
 -- name: clear parts
 delete from celery_journal.task_attempt_row where task_id = any({forgotten ids})
 
--- name: parts
+-- name: lift part
 -- What is asked for from outside (a revoke without a worker) and what is only a report of progress is no part of a run.
+select e.stream as task_id,
+       e.attempt,
+       coalesce(e.run, '') as run,
+       case when e.kind = 'task-sent' then e.occurred_at end as date_sent,
+       case when e.kind = 'task-sent' then e.recorded_at end as sent_recorded_at,
+       case when e.kind = 'task-received' then e.occurred_at end as date_received,
+       case when e.kind = 'task-started' then e.occurred_at end as date_started,
+       case when e.kind = 'task-started' then e.recorded_at end as started_recorded_at,
+       e.recorded_at,
+       case when e.kind in ('task-sent', 'task-received') then e.eta end as eta,
+       e.expires,
+       e.time_limit,
+       e.queue,
+       case when e.worker is null then 0 when e.kind = 'task-started' then 2 else 1 end as run_rank,
+       e.occurred_at as run_at,
+       e.position as run_position,
+       e.worker,
+       e.pid,
+       case when e.kind in ({ends of runs}) then array_position({classes}, e.kind) else -1 end as end_rank,
+       e.occurred_at as end_at,
+       e.position as end_position,
+       case when e.kind in ({ends of runs}) then e.state end as status,
+       case when e.kind in ({ends of runs}) then e.occurred_at end as date_done,
+       e.traceback
+  from new_event e
+ where e.kind in ('task-sent', 'task-received', 'task-started', {ends of runs}) and (e.kind <> 'task-revoked' or e.worker is not null)
+
+-- name: ends of runs
+'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded'
+
+-- name: combine part
+select w.task_id,
+       w.attempt,
+       w.run,
+       w.date_sent,
+       w.sent_recorded_at,
+       w.date_received,
+       w.date_started,
+       w.started_recorded_at,
+       w.recorded_at,
+       w.eta,
+       w.expires,
+       w.time_limit,
+       w.queue,
+       r.run_rank,
+       r.run_at,
+       r.run_position,
+       r.worker,
+       r.pid,
+       e.end_rank,
+       e.end_at,
+       e.end_position,
+       e.status,
+       e.date_done,
+       e.traceback
+  from (select l.task_id,
+               l.attempt,
+               l.run,
+               min(l.date_sent) as date_sent,
+               min(l.sent_recorded_at) as sent_recorded_at,
+               min(l.date_received) as date_received,
+               min(l.date_started) as date_started,
+               min(l.started_recorded_at) as started_recorded_at,
+               max(l.recorded_at) as recorded_at,
+               max(l.eta) as eta,
+               max(l.expires) as expires,
+               max(l.time_limit) as time_limit,
+               max(l.queue collate "C") as queue,
+               (max(array[l.run_rank, l.moment, l.run_position]))[3] as ran,
+               (max(array[l.end_rank, l.moment, l.end_position]))[3] as ended
+          from (select *, (extract(epoch from run_at) * 1000000)::bigint as moment from lifted) l
+         group by l.task_id, l.attempt, l.run) w
+       join lifted r on r.run_position = w.ran
+       join lifted e on e.end_position = w.ended
+
+-- name: merge part
 insert into celery_journal.task_attempt_row as t (
        task_id, attempt, run, date_sent, sent_recorded_at, date_received, date_started, started_recorded_at, recorded_at,
        eta, expires, time_limit, queue, run_rank, run_at, run_position, worker, pid,
        end_rank, end_at, end_position, status, date_done, traceback)
-select e.stream, e.attempt, coalesce(e.run, ''),
-       min(e.occurred_at) filter (where e.kind = 'task-sent'),
-       min(e.recorded_at) filter (where e.kind = 'task-sent'),
-       min(e.occurred_at) filter (where e.kind = 'task-received'),
-       min(e.occurred_at) filter (where e.kind = 'task-started'),
-       min(e.recorded_at) filter (where e.kind = 'task-started'),
-       max(e.recorded_at),
-       max(e.eta) filter (where e.kind in ('task-sent', 'task-received')),
-       max(e.expires),
-       max(e.time_limit),
-       max(e.queue collate "C"),
-       (array_agg(k.run_rank order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(e.occurred_at order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(e.position order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(e.worker order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(e.pid order by k.run_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(k.end_rank order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(e.occurred_at order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(e.position order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(case when k.end_rank >= 0 then e.state end order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(case when k.end_rank >= 0 then e.occurred_at end order by k.end_rank desc, e.occurred_at desc, e.position desc))[1],
-       (array_agg(e.traceback order by k.end_rank desc, e.occurred_at desc, e.position desc))[1]
-  from new_event e
-       cross join lateral (
-           select case when e.worker is null then 0 when e.kind = 'task-started' then 2 else 1 end as run_rank,
-                  case when e.kind in ('task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded')
-                       then array_position({classes}, e.kind) else -1 end as end_rank) k
- where e.kind in ({kinds}) and e.kind not in ('task-progress', 'task-lost') and (e.kind <> 'task-revoked' or e.worker is not null)
- group by e.stream, e.attempt, coalesce(e.run, '')
- order by e.stream, e.attempt, coalesce(e.run, '')
+select task_id, attempt, run, date_sent, sent_recorded_at, date_received, date_started, started_recorded_at, recorded_at,
+       eta, expires, time_limit, queue, run_rank, run_at, run_position, worker, pid,
+       end_rank, end_at, end_position, status, date_done, traceback
+  from folded
+ order by task_id, attempt, run
 on conflict (task_id, attempt, run) do update set
        date_sent = least(t.date_sent, excluded.date_sent),
        sent_recorded_at = least(t.sent_recorded_at, excluded.sent_recorded_at),
@@ -312,7 +363,8 @@ select a.task_id,
        greatest(interval '0', c.queue_wait) as queue_wait,
        case when a.date_started is not null then greatest(interval '0', a.date_done - a.date_started) end as run_time,
        a.traceback,
-       a.recorded_at
+       a.recorded_at,
+       o.sent_recorded as sent_recorded_at
   from celery_journal.task_attempt_row a
        left join celery_journal.task_attempt_row s
               on s.task_id = a.task_id and s.attempt = a.attempt and s.run = '' and a.run <> ''

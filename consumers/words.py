@@ -1,0 +1,50 @@
+"""Facts as people read them: how long, when, and names that cannot write to the terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def duration(span: timedelta | float) -> str:
+    """Return how long that is, in its two largest units: `4 min 10 s`, `2 d 3 h`, `1.2 s`."""
+    seconds = abs(span.total_seconds() if isinstance(span, timedelta) else span)
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    left, parts = round(seconds), list[str]()
+    for unit, size in _UNITS:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {unit}" if count else "")
+        if len(parts) == 2:
+            break
+    return " ".join(part for part in parts if part)
+
+
+def moment(at: datetime) -> str:
+    """Return when that was, in UTC, to the second."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return the number with its noun: `1 task`, `2 tasks`, `1,000 tasks`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """Return the names with commas, the first few if there are many."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def shown(text: object) -> str:
+    r"""Return the text with whatever a terminal would obey escaped, on one line: ESC is `\x1b`."""
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == " " else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,230 @@
+-- Tasks that will not go on by themselves, for all that is known. Words are made of this in Python.
+
+-- name: lock
+-- Whoever marks does so alone. The lock ends with the transaction, as a pooler wants it.
+select pg_advisory_xact_lock(hashtextextended('celery_journal.lost', 0))
+
+-- name: try lock
+select pg_try_advisory_xact_lock(hashtextextended('celery_journal.lost', 0))
+
+-- name: plan
+-- The planner takes this for long and would compile it, which takes longer than it runs.
+select set_config('jit', 'off', true)
+
+-- name: found
+-- What has not ended, has not been marked, and of which nothing was heard for long enough. In the order of their ids.
+--
+-- `cause` is one of: never received (by a queue that has a live consumer), worker gone, worker restarted, over time.
+-- All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
+with life as materialized (
+    select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid,
+           greatest(w.last_seen, pg_postmaster_start_time()) as heard_at,
+           w.last_seen,
+           least(%(grace)s::double precision, greatest(60, 6 * coalesce(w.freq, 10))) * interval '1 second' as patience
+      from celery_journal.worker w),
+open as materialized (
+    select t.task_id, t.task_name, t.status, t.worker, t.retries, t.queue, t.group_id, t.date_created, t.date_sent, t.recorded_at
+      from celery_journal.task_result t
+     where t.date_done is null and t.lost_reason is null
+       and t.recorded_at < clock_timestamp() - least(%(grace)s::double precision, 60) * interval '1 second'),
+-- What was received lately: that which has ended last, and all that is under way.
+taken as materialized (
+    select r.*
+      from (select t.task_id, t.queue, t.worker, t.date_sent, t.recorded_at
+              from celery_journal.task_result t
+             where t.date_done is not null
+             order by t.date_done desc nulls first
+             limit 1000) r
+     where r.worker is not null
+     union all
+    select t.task_id, t.queue, t.worker, t.date_sent, t.recorded_at
+      from celery_journal.task_result t
+     where t.date_done is null and t.worker is not null),
+-- For each queue the received task that was sent last: whatever was sent before it should have been received as well.
+overtaker as materialized (
+    select k.queue, k.task_id, k.date_sent,
+           (select max(a.sent_recorded_at) from celery_journal.task_attempt a where a.task_id = k.task_id) as recorded_at
+      from (select distinct on (queue) queue, task_id, date_sent
+              from taken where queue is not null and date_sent is not null order by queue, date_sent desc) k),
+-- A worker is idle when it runs nothing, has come long enough ago, and has not received anything a moment ago either: a heartbeat
+-- may fall into the pause between two short tasks.
+consumer as materialized (
+    select q.queue, count(*) as consumers, min(w.worker) filter (where i.idle) as idle_worker
+      from life w
+           cross join lateral unnest(w.queues) as q (queue)
+           cross join lateral (
+               select w.active = 0
+                      and (w.online_since is null or w.online_since < clock_timestamp() - w.patience)
+                      and not exists (select from taken k
+                                       where k.worker = w.worker
+                                         and k.recorded_at > clock_timestamp() - least(w.patience, interval '30 seconds')) as idle) i
+     where w.alive
+     group by q.queue),
+-- A broadcast of `worker-online` may be of the old process, which has only connected to its broker again. The new one began with
+-- its first sign of life after the last one of another process.
+earlier as materialized (
+    select w.worker, w.pid, max(e.recorded_at) as recorded_at
+      from life w
+           join celery_journal.event e on e.stream = w.worker and e.pid <> w.pid
+     where w.source = 'broadcast' and w.alive
+       and exists (select from open o where o.worker = w.worker and o.recorded_at < w.online_since)
+       and e.kind in ('worker-online', 'worker-heartbeat', 'worker-offline')
+     group by w.worker, w.pid),
+death as materialized (
+    select w.*,
+           case when not w.alive then w.heard_at
+                when w.source is distinct from 'broadcast' then w.online_since
+                else (select min(e.recorded_at)
+                        from earlier p
+                             join celery_journal.event e on e.stream = p.worker and e.pid = p.pid and e.recorded_at > p.recorded_at
+                       where p.worker = w.worker) end as died_at
+      from life w),
+-- Of all that waits in a queue, only what a consumer should have taken is looked at closely; and the oldest of what a worker that has
+-- died since may have received without saying so, which others have witnessed.
+suspect as materialized (
+    select o.*, c.consumers, c.idle_worker, v.task_id as overtaken_by
+      from open o
+           left join consumer c on c.queue = o.queue
+           left join overtaker v on v.queue = o.queue and v.date_sent > o.date_sent and v.recorded_at > o.recorded_at
+     where o.status = 'PENDING' and o.worker is null and o.date_sent is not null
+       and (c.idle_worker is not null or (c.consumers > 0 and v.task_id is not null))
+     union all
+    (select o.*, null, null, null
+       from open o
+      where o.status = 'PENDING' and o.worker is null
+        and exists (select from death d where o.queue = any(d.queues) and d.died_at > o.recorded_at)
+      order by o.date_sent
+      limit 1000)
+     union all
+    select o.*, c.consumers, c.idle_worker, null
+      from open o
+           left join consumer c on c.queue = o.queue
+     where o.worker is not null or o.status <> 'PENDING'),
+-- The newest attempt of each, and the deliveries of its message.
+attempt as (
+    select s.*, n.attempt, n.eta, n.expires, n.sent_recorded_at
+      from suspect s
+           left join lateral (
+               select a.attempt, max(a.eta) as eta, max(a.expires) as expires, max(a.sent_recorded_at) as sent_recorded_at
+                 from celery_journal.task_attempt a
+                where a.task_id = s.task_id
+                group by a.attempt
+                order by a.attempt desc
+                limit 1) n on true),
+run as (
+    select a.*, r.run, r.run_worker, r.run_status, r.date_started, r.time_limit, r.run_recorded_at, r.ended
+      from attempt a
+           left join lateral (
+               select u.run, u.worker as run_worker, u.status as run_status, u.date_started, u.time_limit, u.recorded_at as run_recorded_at,
+                      u.status not in ('PENDING', 'RECEIVED', 'STARTED') as ended
+                 from celery_journal.task_attempt u
+                where u.task_id = a.task_id and u.attempt = a.attempt and u.worker is not null
+                union all
+               -- All that is known of this one is a report of its progress.
+               select null, a.worker, a.status, null, null, a.recorded_at, false
+                where a.worker is not null and a.status not in ('RETRY', 'REJECTED')
+                  and not exists (select from celery_journal.task_attempt u
+                                   where u.task_id = a.task_id and u.attempt = a.attempt and u.worker is not null)
+                union all
+               select null, e.worker, e.state, null, null, e.recorded_at, false
+                 from celery_journal.event e
+                where e.stream = a.task_id and e.kind = 'task-witnessed' and e.worker is not null
+                  and e.attempt >= coalesce(a.attempt, 0)
+                  and e.event_id >= celery_journal.first_event_id(a.date_created - interval '1 day')
+                  and (a.worker is null or a.status = 'RETRY')) r on true),
+judged as (
+    select r.*, d.alive, d.offline, d.last_seen, d.online_since,
+           case when r.run_worker is null or r.ended then null
+                when d.worker is null then 'unknown'
+                -- What a worker that went offline had only received is in its queue again.
+                when not d.alive and d.offline and r.run_status = 'RECEIVED' and r.consumers is null then 'queued'
+                when not d.alive and greatest(d.died_at, r.recorded_at) < clock_timestamp() - d.patience then 'worker gone'
+                when d.alive and d.died_at > greatest(r.run_recorded_at, r.recorded_at)
+                     and d.died_at < clock_timestamp() - d.patience then 'worker restarted'
+                when d.alive and r.date_started is not null and r.time_limit is not null
+                     and greatest(r.run_recorded_at, r.date_started) < clock_timestamp() - (r.time_limit + %(grace)s) * interval '1 second'
+                then 'over time'
+                else 'under way' end as verdict
+      from run r
+           left join death d on d.worker = r.run_worker),
+-- One that is under way in any of its deliveries is not lost.
+answer as (
+    select distinct on (j.task_id) j.*,
+           bool_or(j.verdict is not null and j.verdict not in ('worker gone', 'worker restarted', 'over time')) over task as may_go_on,
+           bool_and(j.verdict is null) over task as waits
+      from judged j
+    window task as (partition by j.task_id)
+     order by j.task_id, j.verdict is null, j.run_recorded_at desc nulls last)
+select a.task_id, a.task_name as name, a.status as state, coalesce(a.attempt, a.retries, 0) as attempt, a.queue, a.group_id, a.date_sent, a.recorded_at,
+       case when a.waits then 'never received' else a.verdict end as cause,
+       a.run, a.run_worker as worker, a.run_status, a.offline, a.last_seen, a.online_since, a.date_started, a.time_limit,
+       a.eta, a.expires, a.consumers, a.idle_worker, a.overtaken_by,
+       clock_timestamp() as now
+  from answer a
+ where not a.may_go_on
+   and case when a.waits
+            then a.sent_recorded_at is not null
+                 and (a.status <> 'RETRY' or a.attempt > a.retries)
+                 and (a.idle_worker is not null or a.overtaken_by is not null)
+                 and greatest(a.recorded_at, a.eta) < clock_timestamp() - %(grace)s * interval '1 second'
+            else true end
+ order by a.task_id
+ limit %(limit)s
+
+-- name: marked
+-- What was marked and of which nothing was heard since.
+select t.task_id, t.task_name as name, t.status as state, t.retries as attempt, t.queue, t.group_id, t.worker, t.date_sent, t.recorded_at, t.lost_reason
+  from celery_journal.task_result t
+ where t.date_done is null and t.lost_reason is not null
+ order by t.date_created, t.task_id
+ limit %(limit)s
+
+-- name: still open
+-- Those of which nothing was heard since they were found.
+select t.task_id
+  from celery_journal.task_result t
+       join unnest(%(task_ids)s::text[], %(heard_at)s::timestamptz[]) as f (task_id, recorded_at) on f.task_id = t.task_id
+ where t.date_done is null and t.recorded_at <= f.recorded_at
+
+-- name: has ended
+select t.task_id from celery_journal.task_result t where t.task_id = any(%(task_ids)s) and t.date_done is not null
+
+-- name: complete chords
+select s.group_id, s.body_task_id, s.size, s.done, s.claimed_by, s.heard_at, clock_timestamp() as now
+  from celery_journal.silent_chords(%(grace)s * interval '1 second', true, %(limit)s) s
+       left join celery_journal.task_result t on t.task_id = s.body_task_id
+ where t.date_done is null and (t.lost_reason is null or not %(unmarked)s)
+
+-- name: waiting chords
+-- Chords of which every member that has not returned is lost itself, or comes after one that is in its chain.
+with recursive chord as materialized (
+    select s.* from celery_journal.silent_chords('0', false, %(limit)s) s),
+-- A node is [[id, parent node], null] for a task, [[id, parent node], [nodes]] for a group.
+node as (
+    select c.group_id, c.after_forgotten, n.node, n.node #> '{0,1}' as parent
+      from chord c, jsonb_array_elements(case jsonb_typeof(c.header) when 'array' then c.header else '[]' end) as n (node)
+     union all
+    select g.group_id, g.after_forgotten, n.node, coalesce(nullif(n.node #> '{0,1}', 'null'), g.parent)
+      from node g, jsonb_array_elements(g.node -> 1) as n (node)
+     where jsonb_typeof(g.node -> 1) = 'array'),
+member as materialized (
+    select n.group_id, n.node #>> '{0,0}' as task_id, n.parent
+      from node n
+     where jsonb_typeof(n.node -> 1) is distinct from 'array'
+       and not exists (select from celery_journal.chord_part p where p.group_id = n.group_id and p.task_id = n.node #>> '{0,0}')),
+line as (
+    select m.group_id, m.task_id, m.task_id as ancestor, m.parent from member m
+     union all
+    select l.group_id, l.task_id, l.parent #>> '{0,0}', l.parent #> '{0,1}' from line l where jsonb_typeof(l.parent) = 'array'),
+missing as (
+    select l.group_id, l.task_id, min(l.ancestor) filter (where l.ancestor = any(%(lost)s)) as lost
+      from line l
+     group by l.group_id, l.task_id)
+select c.group_id, c.body_task_id, c.size, c.done, c.heard_at, array_agg(m.lost order by m.lost) as lost, clock_timestamp() as now
+  from chord c
+       join missing m on m.group_id = c.group_id
+       left join celery_journal.task_result t on t.task_id = c.body_task_id
+ where t.date_done is null and (t.lost_reason is null or not %(unmarked)s)
+ group by c.group_id, c.body_task_id, c.size, c.done, c.heard_at
+having bool_and(m.lost is not null) and count(*) >= c.size - c.done
+ order by c.group_id

@@ -1,0 +1,474 @@
+"""What is lost, and why: tasks that will not go on by themselves (F02)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from celery_journal.consumers.lost import Lost, find_lost, mark_lost, sweep_lost
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.events import (
+    ChordPartReturned,
+    ChordSizeSet,
+    ChordStarted,
+    ChordUnlocked,
+    TaskFailed,
+    TaskProgress,
+    TaskRejected,
+    TaskRetried,
+    TaskSent,
+    TaskSucceeded,
+    TaskWitnessed,
+)
+from .lostscene import GRACE, SOON, Log, ago, pause
+from .scene import ask
+
+#: The grace where something must happen within it, on a machine that has much to do.
+SHORT = 0.5
+
+WORKER_ENDS = ["started", "received", "PROGRESS", "RETRY whose next attempt was received"]
+
+
+@pytest.fixture
+def log(connection: Connection) -> Log:
+    return Log(connection)
+
+
+def lost(log: Log, grace: float = GRACE) -> dict[str | None, Lost]:
+    return {one.task_id: one for one in find_lost(log.connection, grace)}
+
+
+def reason(log: Log, task_id: str = "t") -> str:
+    found = lost(log)
+    return f"{found[task_id].cause}: {found[task_id].reason}" if task_id in found else ""
+
+
+# Published and never received
+
+
+def test_a_task_that_an_idle_worker_does_not_receive_is_lost(log: Log) -> None:
+    """F02: its queue has a live consumer, which has nothing to do, and for longer than the grace it was not taken."""
+    log.online(queues=("mail", "other"))
+    log.sent()
+    assert lost(log, grace=5) == {}
+
+    pause()
+
+    assert reason(log).startswith("never received: sent at ")
+    assert reason(log).endswith("and never received, though w1, which consumes mail, has nothing to do")
+    assert lost(log)["t"].worker is None
+    assert lost(log, grace=5) == {}
+
+
+def test_a_task_that_was_overtaken_is_lost(log: Log) -> None:
+    """F02: the worker is busy, but it has received what was sent later to the same queue."""
+    log.online(active=2)
+    log.sent("t")
+    log.sent("later")
+    log.started("later")
+    pause()
+
+    assert set(lost(log)) == {"t"}
+    assert reason(log).endswith("though 1 live worker consumes mail and later, which was sent later, was received")
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["no consumer", "consumer of another queue", "consumer is gone", "busy", "just came", "receives one after the other", "eta", "unsent"],
+)
+def test_a_task_that_rightly_waits_is_not_lost(log: Log, why: str) -> None:
+    """Nothing shows that it should have been received by now."""
+    match why:
+        case "no consumer":
+            pass
+        case "consumer of another queue":
+            log.online(queues=("other",))
+        case "consumer is gone":
+            log.online(freq=SOON)
+        case "busy":
+            log.online(active=1)
+            log.started("earlier")
+        case _:
+            log.online()
+    if why == "receives one after the other":
+        log.sent("another")
+    if why == "unsent":
+        log.tell(TaskProgress, "t", state="PROGRESS")
+    else:
+        log.sent(eta=ago(-600) if why == "eta" else None)
+    pause(2 * SHORT)
+    match why:
+        case "just came":
+            log.online()
+        case "receives one after the other":
+            log.received("another")
+            log.tell(TaskSucceeded, "another", worker="w1", queue="mail", run="r1")
+
+    assert lost(log, grace=SHORT) == {}
+
+
+def test_an_eta_that_has_passed_counts_as_the_sending(log: Log) -> None:
+    """The grace begins when the task may run."""
+    log.online()
+    log.sent(eta=ago(-0.3))
+    pause(0.2)
+    assert lost(log) == {}
+
+    pause(0.3)
+
+    assert reason(log).startswith("never received")
+
+
+def test_clocks_that_disagree_do_not_make_a_task_lost(log: Log) -> None:
+    """F02: what was sent earlier by a clock that is behind was not overtaken: both clocks, and that of the database, must say so."""
+    log.online(active=1)
+    log.sent("earlier")
+    log.sent("t", occurred_at=ago(300))
+    log.started("earlier")
+    pause()
+
+    assert lost(log) == {}
+
+
+def test_a_next_attempt_that_is_never_received_is_lost(log: Log) -> None:
+    """The retry was sent, and nobody took it."""
+    log.online()
+    log.sent()
+    log.started()
+    log.tell(TaskRetried, "t", worker="w1", run="r1")
+    pause()
+    assert lost(log) == {}
+
+    log.sent(attempt=1)
+    pause()
+
+    assert "sent for attempt 1 at" in reason(log)
+
+
+def test_a_message_that_was_given_back_and_is_not_received_again_is_lost(log: Log) -> None:
+    """A task that asked for being queued again waits there like any other."""
+    log.online(active=1)
+    log.sent()
+    log.started()
+    log.tell(TaskRejected, "t", worker="w1", run="r1")
+    pause()
+    assert lost(log) == {}
+
+    log.beat(active=0)
+
+    assert reason(log).startswith("never received: given back to its queue and never received")
+
+
+def test_a_task_that_expired_in_its_queue_is_lost(log: Log) -> None:
+    """RabbitMQ drops an expired message without a word."""
+    log.online()
+    log.sent(expires=ago(0))
+    pause()
+
+    assert ", expired at " in reason(log)
+
+
+@pytest.mark.parametrize("state", ["RECEIVED", "STARTED"])
+def test_who_was_seen_to_receive_a_task_has_received_it(log: Log, state: str) -> None:
+    """The worker died before it could say so; the broadcast was heard. F02"""
+    log.online("w1", freq=SOON)
+    log.online("w2", freq=10)
+    log.sent()
+    log.tell(TaskWitnessed, "t", state=state, worker="w2")
+    pause()
+    assert lost(log) == {}
+
+    log.sent("u")
+    log.tell(TaskWitnessed, "u", state=state, worker="w1")
+    log.beat("w1", freq=SOON)
+    pause()
+
+    assert "by w1, which has not been heard of since" in reason(log, "u")
+
+
+# Received or started by a worker that is gone
+
+
+@pytest.mark.parametrize("what", WORKER_ENDS)
+def test_a_task_of_a_worker_that_is_silent_is_lost(log: Log, what: str) -> None:
+    """F02: nothing was heard of the worker for some heartbeats, nor of the task."""
+    begin(log, what)
+    log.beat(freq=SOON)
+    pause()
+
+    assert "by w1, which has not been heard of since " in reason(log)
+    assert lost(log)["t"].worker == "w1"
+
+
+@pytest.mark.parametrize("what", ["started", "PROGRESS"])
+def test_a_task_of_a_worker_that_went_offline_is_lost(log: Log, what: str) -> None:
+    """It said goodbye, and did not finish."""
+    begin(log, what)
+    log.offline()
+    pause()
+
+    assert "by w1, which went offline at " in reason(log)
+
+
+def test_what_a_worker_that_went_offline_had_only_received_is_in_its_queue_again(log: Log) -> None:
+    """Lost it is only where another worker could take it."""
+    begin(log, "received")
+    log.offline()
+    pause()
+    assert lost(log) == {}
+
+    log.online("w2")
+    pause()
+
+    assert reason(log).startswith("worker gone: received by w1, which went offline at ")
+
+
+@pytest.mark.parametrize("what", WORKER_ENDS)
+def test_a_task_of_a_worker_that_was_started_anew_is_lost(log: Log, what: str) -> None:
+    """F02: the new process of that name knows nothing of it."""
+    begin(log, what)
+    pause()
+    assert lost(log) == {}
+
+    log.online(pid=2)
+    pause()
+
+    assert "by w1, which was started anew at " in reason(log)
+
+
+@pytest.mark.parametrize("pid", [pytest.param(1, id="the same process"), pytest.param(2, id="another process")])
+def test_a_broadcast_of_online_may_mean_a_new_connection_only(log: Log, pid: int) -> None:
+    """A worker that lost its broker says worker-online when it has it again, and its tasks run on."""
+    log.online(source="broadcast")
+    log.started()
+    pause()
+
+    log.online(pid=pid, source="broadcast")
+    pause()
+
+    assert ("t" in lost(log)) is (pid == 2)
+
+
+@pytest.mark.parametrize(
+    "why", ["alive", "never heard of", "heard of the task", "redelivered", "ended", "silence is short", "second run lives"]
+)
+def test_a_task_that_may_go_on_is_not_lost(log: Log, why: str) -> None:
+    """Its worker is there, or nothing is known of it; or another has the task."""
+    if why != "never heard of":
+        begin(log, "started")
+        log.beat(freq=10 if why == "alive" else SOON)
+    else:
+        log.started(worker="stranger")
+    match why:
+        case "redelivered":
+            log.online("w2")
+            log.received(worker="w2", run="r2")
+        case "second run lives":
+            log.online("w2")
+            log.received(worker="w2", run="r2")
+            log.online("w3", freq=SOON)
+            log.started(worker="w3", run="r3")
+    pause(2 * SHORT)
+    match why:
+        case "heard of the task":
+            log.tell(TaskProgress, "t", state="PROGRESS", worker="w1", run="r1")
+        case "ended":
+            log.tell(TaskFailed, "t", worker="w1", run="r1")
+
+    assert lost(log, 60 if why == "silence is short" else SHORT) == {}
+
+
+def test_a_task_whose_every_delivery_is_lost_is_lost(log: Log) -> None:
+    """It was redelivered, and that worker is gone as well: the last one is named."""
+    begin(log, "started")
+    log.offline()
+    log.online("w2")
+    log.started(worker="w2", run="r2")
+    log.offline("w2")
+    pause()
+
+    found = lost(log)["t"]
+    assert (found.worker, found.run) == ("w2", "r2")
+
+
+def test_a_task_beyond_its_time_limit_is_lost(log: Log) -> None:
+    """F02: the worker is alive, and should have ended it."""
+    log.online(active=1)
+    log.started("t", time_limit=0.01)
+    log.started("u", time_limit=60)
+    pause()
+
+    assert set(lost(log)) == {"t"}
+    assert reason(log).startswith("over time: started at ")
+    assert reason(log).endswith("by w1, which is alive, and its time limit of 0.01 s has passed")
+
+
+# Chords
+
+
+def chord(log: Log, returned: int, size: int = 2) -> None:
+    header = json.dumps([[[f"m{index}", None], None] for index in range(size)]).encode()
+    log.tell(ChordStarted, "g", result=header, task_id="body")
+    log.tell(ChordSizeSet, "g", size=size)
+    for index in range(returned):
+        log.tell(ChordPartReturned, "g", task_id=f"m{index}", group_index=index, state="SUCCESS")
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_chord_with_nothing_left_to_wait_for_is_lost(log: Log, claimed: bool) -> None:
+    """F02: all parts have returned and the body was not sent; or somebody was about to, and its lease ran out."""
+    chord(log, returned=2)
+    if claimed:
+        log.connection.execute("select celery_journal.claim_chord('g', 0, 'host:1:abc/x', '0.1 s')")
+        pause(GRACE)
+        assert lost(log) == {}  # not before the lease has run out, and the grace has passed
+        pause(0.1)
+    assert lost(log, grace=5) == {}
+    pause()
+
+    assert reason(log, "body").startswith("body not sent: body of chord g: all 2 parts had returned by ")
+    assert reason(log, "body").endswith("host:1:abc was about to send it, and did not" if claimed else "nobody has sent it")
+    assert lost(log)["body"].group_id == "g"
+
+
+@pytest.mark.parametrize("where", ["member", "before the member"])
+def test_a_chord_that_waits_only_for_what_is_lost_is_lost(log: Log, where: str) -> None:
+    """F02: the missing member is lost, or the task before it in its chain."""
+    parent = [["first", None], None] if where == "before the member" else None
+    log.tell(ChordStarted, "g", result=json.dumps([[["m0", None], None], [["m1", parent], None]]).encode(), task_id="body", size=2)
+    log.tell(ChordPartReturned, "g", task_id="m0", group_index=0, state="SUCCESS")
+    begin(log, "started", "first" if parent else "m1")
+    assert lost(log) == {}
+    log.offline()
+    pause()
+
+    named = "first" if parent else "m1"
+    assert set(lost(log)) == {named, "body"}
+    assert reason(log, "body") == f"members lost: body of chord g: it waits for 1 of 2 parts, and these are lost: {named}"
+
+
+@pytest.mark.parametrize("why", ["a member is not lost", "unlocked", "size not known"])
+def test_a_chord_that_may_go_on_is_not_lost(log: Log, why: str) -> None:
+    """Something may still come."""
+    if why == "unlocked":
+        chord(log, returned=2)
+        log.tell(ChordUnlocked, "g", task_id="body")
+    elif why == "size not known":
+        log.tell(ChordStarted, "g", task_id="body")
+        log.tell(ChordPartReturned, "g", task_id="m0", state="SUCCESS")
+    else:
+        chord(log, returned=0)
+        begin(log, "started", "m0")
+        log.offline()
+        log.online("w2")
+        log.started("m1", worker="w2")
+    pause()
+
+    assert "body" not in lost(log)
+
+
+# Marking
+
+
+def test_what_is_marked_is_in_the_view_and_its_state_is_as_before(log: Log, dsn: str) -> None:
+    """`task-lost` says why, who it was with, and changes no state; once is enough."""
+    begin(log, "started")
+    log.offline()
+    pause()
+
+    marked = mark_lost(log.connection, find_lost(log.connection, GRACE), log.journal, log.emitter)
+    again = mark_lost(log.connection, find_lost(log.connection, GRACE), log.journal, log.emitter)
+
+    assert [one.task_id for one in marked] == ["t"]
+    assert again == []
+    ((status, done, why),) = ask(dsn, b"select status, date_done, lost_reason from celery_journal.task_result")
+    assert (status, done) == ("STARTED", None)
+    assert why.startswith("started by w1, which went offline")
+    assert ask(dsn, b"select kind, source, worker, reason = %s from celery_journal.event where kind = 'task-lost'", why) == [
+        ("task-lost", "operator", "w1", True)
+    ]
+    assert [(one.cause, one.reason, one.marked) for one in find_lost(log.connection, GRACE)] == [("marked", why, True)]
+    assert find_lost(log.connection, GRACE, unmarked=True) == []
+
+
+@pytest.mark.parametrize("how", ["started again", "succeeds", "failed"])
+def test_a_task_that_goes_on_after_all_is_not_lost(log: Log, dsn: str, how: str) -> None:
+    """Marked or only found: whatever is heard of it afterwards counts."""
+    begin(log, "started")
+    log.offline()
+    pause()
+    found = find_lost(log.connection, GRACE)
+    mark_lost(log.connection, found, log.journal, log.emitter)
+
+    match how:
+        case "started again":
+            log.online("w2")
+            log.started(worker="w2", run="r2")
+        case "succeeds":
+            log.tell(TaskSucceeded, "t", worker="w1", run="r1")
+        case "failed":
+            log.tell(TaskFailed, "t", worker="w1", run="r1")
+
+    assert ask(dsn, b"select lost_reason from celery_journal.task_result") == [(None,)]
+    assert find_lost(log.connection, GRACE) == []
+    assert mark_lost(log.connection, found, log.journal, log.emitter) == []
+
+
+def test_what_was_heard_of_since_it_was_found_is_not_marked(log: Log) -> None:
+    """The end, or a new start, came between the search and the mark."""
+    for task_id in ("t", "u"):
+        begin(log, "started", task_id)
+    log.offline()
+    pause()
+    found = find_lost(log.connection, GRACE)
+    log.tell(TaskSucceeded, "t", worker="w1", run="r1")
+
+    assert [one.task_id for one in mark_lost(log.connection, found, log.journal, log.emitter)] == ["u"]
+
+
+def test_the_body_of_a_chord_is_marked_under_its_own_id(log: Log, dsn: str) -> None:
+    """Whoever waits for the chord asks for that one."""
+    chord(log, returned=2)
+    pause()
+
+    mark_lost(log.connection, find_lost(log.connection, GRACE), log.journal, log.emitter)
+
+    assert ask(dsn, b"select task_id, status, lost_reason is not null from celery_journal.task_result") == [("body", "PENDING", True)]
+    assert [(one.task_id, one.marked) for one in find_lost(log.connection, GRACE)] == [("body", True)]
+    assert find_lost(log.connection, GRACE, unmarked=True) == []
+
+
+def test_one_process_sweeps_at_a_time(log: Log, dsn: str) -> None:
+    """The lock belongs to the transaction, as poolers want it; who does not get it leaves the sweep to the other."""
+    import psycopg
+
+    begin(log, "started")
+    log.offline()
+    pause()
+    with psycopg.connect(dsn) as other:
+        other.execute("select pg_advisory_xact_lock(hashtextextended('celery_journal.lost', 0))")
+        assert sweep_lost(log.connection, Journal(), Emitter(), GRACE) == []
+
+    assert [one.task_id for one in sweep_lost(log.connection, Journal(), Emitter(), GRACE)] == ["t"]
+    assert ask(dsn, b"select source from celery_journal.event where kind = 'task-lost'") == [("sweep",)]
+    assert sweep_lost(log.connection, Journal(), Emitter(), GRACE) == []
+
+
+def begin(log: Log, what: str, task_id: str = "t") -> None:
+    """Have worker w1 come, and the task be with it."""
+    log.online()
+    log.sent(task_id)
+    match what:
+        case "received":
+            log.received(task_id)
+        case "started":
+            log.received(task_id)
+            log.started(task_id)
+        case "PROGRESS":
+            log.tell(TaskProgress, task_id, state="PROGRESS", worker="w1", run="r1")
+        case _:
+            log.started(task_id, worker="w0")
+            log.tell(TaskRetried, task_id, worker="w0", run="r1")
+            log.tell(TaskSent, task_id, attempt=1, queue="mail")
+            log.received(task_id, attempt=1, run="r2")
