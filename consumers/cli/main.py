@@ -15,6 +15,7 @@ from celery_journal.consumers import embedded
 from celery_journal.consumers.options import locate
 from celery_journal.journal import Connection, connect, migrate, pending_migrations, schema_version, script, wanted_version
 
+from .capture import capture
 from .failure import EXIT_CODES, one_sentence
 from .projections import projections
 from .spool import spool
@@ -148,5 +149,6 @@ def demo_command() -> None:
     demo.run(Console())
 
 
+main.add_command(capture)
 main.add_command(projections)
 main.add_command(spool)
