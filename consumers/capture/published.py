@@ -59,13 +59,14 @@ def _note(
         recorder = None if app is None else recorder_of(app)
         if recorder is None:
             return
+        _tell_the_retry(headers if isinstance(body, tuple) else body, app)
+        if recorder.options.track_publish == "off":
+            return
         message = Message.of(app, sender, body, headers, properties, exchange, routing_key, recorder.options.store_arguments)
-        _tell_the_retry(message)
-        match recorder.options.track_publish:
-            case "sync":
-                recorder.append(message.sent(recorder))
-            case "buffered":
-                _noted.headers, _noted.recorder, _noted.message = headers, recorder, message
+        if recorder.options.track_publish == "sync":
+            recorder.append(message.sent(recorder))
+        else:
+            _noted.headers, _noted.recorder, _noted.message = headers, recorder, message
     except Exception:  # a message must never stay for what is recorded of it
         logger.exception("it could not be recorded that %s is sent", sender)
 
@@ -78,12 +79,11 @@ def _record(headers: Any = None, **_signal: Any) -> None:
         recorder.buffer.put(lambda: message.sent(recorder), may_wait=True)
 
 
-def _tell_the_retry(message: Message) -> None:
+def _tell_the_retry(facts: Mapping[str, Any], app: Any) -> None:
     """Tell a task that sends itself again when its next attempt is due: what is stored of the retry would not say."""
-    task = get_current_task()
-    request = getattr(task, "request", None)
-    if request is not None and request.id == message.task_id and message.attempt > (request.retries or 0):
-        note_next_attempt(request, _moment(message.facts.get("eta"), message.app))
+    request = getattr(get_current_task(), "request", None)
+    if request is not None and request.id == facts.get("id") and (facts.get("retries") or 0) > (request.retries or 0):
+        note_next_attempt(request, _moment(facts.get("eta"), app))
 
 
 @dataclass(slots=True)
