@@ -21,6 +21,11 @@ BROKER ?=
 BACKEND ?=
 MODULES ?=
 
+# A chaos run: SEED repeats the choices of an earlier one, TASKS is how many are sent. CHAOS_ARGS="--keep" leaves all its logs.
+SEED ?=
+TASKS ?= 10000
+CHAOS_ARGS ?=
+
 PIP := $(BIN)/python -m pip install -qq
 
 export PIP_ROOT_USER_ACTION := ignore
@@ -30,7 +35,7 @@ export PIP_NO_INPUT := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo test conformance lint clean FORCE
+.PHONY: help install demo test conformance chaos lint clean FORCE
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/\1	\2/p' Makefile | while IFS='	' read -r target text; do printf 'make %-11s %s\n' "$$target" "$$text"; done
@@ -45,6 +50,9 @@ test: $(VENV)/.runtime $(VENV)/.test ## run every test; PYTEST_ARGS="-k append" 
 
 conformance: $(VENV)/.runtime $(VENV)/.conformance ## run Celery's own integration suite; CELERY=5.6.3, BROKER=redis, BACKEND=redis, MODULES=test_canvas choose
 	@$(BIN)/python -m tests.conformance $(addprefix --broker ,$(BROKER)) $(addprefix --backend ,$(BACKEND)) $(MODULES)
+
+chaos: $(VENV)/.runtime $(VENV)/.test ## kill workers, captures, broker and database under 10,000 tasks, and compare; SEED=1 TASKS=500 choose
+	@$(BIN)/python -m tests.chaos $(addprefix --seed ,$(SEED)) --tasks $(TASKS) $(CHAOS_ARGS)
 
 # All four, so that one run shows everything there is to mend.
 lint: $(VENV)/.runtime $(VENV)/.test $(VENV)/.lint ## check style, format, types and the layers

@@ -1,0 +1,205 @@
+"""Comparing the journal with the truth: each way in which they differ is a violation, told in one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .record import Record, Row
+from .truth import Execution, Truth
+
+#: Seconds for which a process may keep a fact that nobody waits for; those it had when it was killed are gone.
+MOMENT = 1.0
+
+#: The same of a worker that does not load our code: Celery's broadcast is not stored anywhere before the broker has it.
+BROADCAST = 3.0
+
+#: Tasks whose end is told by a signal, because Celery stores none.
+UNSTORED = {"chaos.quiet", "chaos.ignore", "chaos.reject"}
+
+#: What the journal may call an end to which Celery gave this state.
+NAMES: Mapping[str, set[str]] = {
+    "SUCCESS": {"SUCCESS"},
+    "FAILURE": {"FAILURE"},
+    "IGNORED": {"IGNORED"},
+    "REJECTED": {"REJECTED", "FAILURE"},  # a FAILURE since Celery 5.7
+}
+
+
+@dataclass(slots=True)
+class Expected:
+    """How the task may have ended, for all that really happened."""
+
+    ends: set[str] = field(default_factory=set)
+    #: Why it may be lost; None if it may not.
+    lost_because: str | None = None
+
+
+def expected(truth: Truth, task_id: str) -> Expected:
+    """Return how the task may have ended."""
+    executions = truth.executions.get(task_id, [])
+    if not executions:
+        return _unexecuted(truth, task_id)
+    sure = [execution for execution in executions if not _fleeting(truth, execution)]
+    if any(execution.state == "SUCCESS" for execution in sure):
+        return Expected(_names("SUCCESS", executions[0].name))
+    last = max(execution.attempt for execution in executions)
+    found = Expected()
+    for execution in executions:
+        if execution.attempt < last:
+            continue
+        if execution in sure and execution.state in NAMES:
+            found.ends |= _names(str(execution.state), execution.name)
+        elif execution in sure:  # it asked for a retry, of which nobody began the execution
+            found.lost_because = f"attempt {last + 1} never began"
+        else:
+            found.ends |= _names("SUCCESS", execution.name) if execution.outcome == "returned" else set()
+            found.ends |= {"FAILURE", *_names("IGNORED" if execution.outcome == "Ignore" else "FAILURE", execution.name)}
+            found.lost_because = f"process {execution.pid} of {execution.worker} died of it"
+    if any(execution.state in NAMES for execution in sure if execution.attempt == last):
+        found.lost_because = None
+    if task_id in truth.revoked or truth.orders.get(task_id) == "expire":
+        found.ends.add("REVOKED")
+    return found
+
+
+def _unexecuted(truth: Truth, task_id: str) -> Expected:
+    kind = truth.orders.get(task_id)
+    found = Expected(lost_because="it never began")
+    if task_id in truth.revoked or kind == "expire":
+        found.ends.add("REVOKED")
+    if kind in {"chain", "chord"}:  # something before it has failed
+        found.ends.add("FAILURE")
+    if kind == "limit":
+        found.ends.add("FAILURE")
+    return found
+
+
+def _names(state: str, name: str) -> set[str]:
+    if state == "SUCCESS" and name == "chaos.quiet":
+        return {"SUCCESS", "IGNORED"}
+    return NAMES[state]
+
+
+def _fleeting(truth: Truth, execution: Execution) -> bool:
+    """Return whether the process was killed before it could have told the journal."""
+    if execution.told is None:
+        return True
+    if execution.worker.startswith("foreign"):
+        return any(truth.died(pid, execution.told, BROADCAST) for pid in truth.killed) or any(
+            down - BROADCAST <= execution.told <= up + BROADCAST for down, up in truth.broker_down
+        )
+    return execution.name in UNSTORED and truth.died(execution.pid, execution.told, MOMENT)
+
+
+def ends(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[str]:
+    """Yield where the end of a task is not the true one."""
+    for task_id in sorted(truth.sendings.keys() | truth.executions.keys()):
+        row, allowed = record.rows.get(task_id), expected(truth, task_id)
+        what = f"{_name(truth, task_id)} {task_id}"
+        if row is None:
+            yield f"{what}: sent, and the journal has never heard of it"
+        elif row.ended and row.status not in allowed.ends:
+            yield f"{what}: the journal says {row.status}, but {_story(truth, task_id)}"
+        elif row.ended and task_id in lost:
+            yield f"{what}: has ended with {row.status}, and is called lost all the same: {lost[task_id]}"
+        elif not row.ended and allowed.lost_because is None:
+            yield f"{what}: the journal says {row.status} and nothing more, but {_story(truth, task_id)}"
+        elif not row.ended and task_id not in lost and not _waits_in_chord(row, task_id, record):
+            yield f"{what}: is {row.status} for ever ({allowed.lost_because}), and not called lost; {_story(truth, task_id)}"
+
+
+def _waits_in_chord(row: Row, task_id: str, record: Record) -> bool:
+    """Return whether it is the body of a chord that has not been sent: then the chord is what is lost."""
+    return row.status == "PENDING" and any(chord.body_task_id == task_id and not chord.ended for chord in record.chords)
+
+
+def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[str]:
+    """Yield which tasks are called lost for a reason that is not the true one."""
+    for task_id, reason in lost.items():
+        if (row := record.rows.get(task_id)) is None or row.ended:
+            continue
+        began = [execution for execution in truth.executions.get(task_id, []) if execution.attempt >= row.retries]
+        what = f"{_name(truth, task_id)} {task_id}: lost, {reason}"
+        survived = any(not truth.died(execution.pid, execution.began, MOMENT) for execution in began)
+        if (row.status == "PENDING" and began) or (row.status == "RECEIVED" and survived):
+            yield f"{what}; but {_story(truth, task_id)}"
+        elif row.status in {"STARTED", "PROGRESS"} and row.pid not in truth.killed:
+            yield f"{what}; but nobody killed process {row.pid}; {_story(truth, task_id)}"
+
+
+def doubles(truth: Truth, record: Record) -> Iterator[str]:
+    """Yield which transitions the log has more than once."""
+    for told in record.told:
+        sent = len({sending.at for sending in truth.sendings.get(told.stream, []) if sending.attempt == told.attempt})
+        allowed = max(1, sent) if told.kind == "task-sent" else 1
+        if told.times > allowed and (told.worker is not None or told.kind != "task-revoked"):
+            yield (
+                f"{_name(truth, told.stream)} {told.stream}: {told.kind} of attempt {told.attempt}, run {told.run}, on {told.worker}"
+                f" is in the log {told.times} times ({told.sources}); {_story(truth, told.stream)}"
+            )
+
+
+def runs(truth: Truth, record: Record) -> Iterator[str]:
+    """Yield where the journal has more or fewer runs than there were executions."""
+    shown = Counter((run.task_id, run.attempt) for run in record.runs if run.started is not None)
+    really: Counter[tuple[str, int]] = Counter()
+    hidden: Counter[tuple[str, int]] = Counter()
+    for executions in truth.executions.values():
+        for execution in executions:
+            key = execution.task_id, execution.attempt
+            really[key] += 1
+            foreign = execution.worker.startswith("foreign")
+            unstored = foreign or execution.name in UNSTORED
+            if unstored and (_fleeting(truth, execution) or truth.died(execution.pid, execution.began, BROADCAST if foreign else MOMENT)):
+                hidden[key] += 1
+    ghosts = Counter((run.task_id, run.attempt) for run in record.runs if run.started and truth.died(run.pid, run.started, MOMENT))
+    for key in sorted(really.keys() | shown.keys()):
+        if not really[key] - hidden[key] <= shown[key] <= really[key] + ghosts[key]:
+            task_id, attempt = key
+            yield (
+                f"{_name(truth, task_id)} {task_id}: attempt {attempt} was run {really[key]} times, and the journal shows {shown[key]}; "
+                f"{_story(truth, task_id)}"
+            )
+
+
+def chords(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[str]:
+    """Yield which chords are open, though they have nothing left to wait for and are not called lost."""
+    for chord in record.chords:
+        body = chord.body_task_id or ""
+        if not chord.ended and chord.group_id not in lost and body not in lost:
+            yield (
+                f"chord {chord.group_id}: is open, waits for {chord.count} of {chord.size}, and is not called lost; "
+                f"body {body}: {_story(truth, body)}"
+            )
+
+
+def check(truth: Truth, record: Record, lost: Mapping[str, str]) -> list[str]:
+    """Return every violation. `lost` is what is called lost, tasks and chords, and why."""
+    return [
+        *ends(truth, record, lost),
+        *reasons(truth, record, lost),
+        *doubles(truth, record),
+        *runs(truth, record),
+        *chords(truth, record, lost),
+    ]
+
+
+def _name(truth: Truth, task_id: str) -> str:
+    return truth.orders.get(task_id, "task")
+
+
+def _story(truth: Truth, task_id: str) -> str:
+    """Return what really happened to the task, in words."""
+    parts = [f"sent as attempt {sending.attempt} at {sending.at:.2f} by {sending.pid}" for sending in truth.sendings.get(task_id, [])]
+    for execution in truth.executions.get(task_id, []):
+        end = f"{execution.outcome} at {execution.ended:.2f}" if execution.ended else "no end"
+        state = f", {execution.state} stored at {execution.told:.2f}" if execution.told else ""
+        killed = f", killed at {truth.killed[execution.pid]:.2f}" if execution.pid in truth.killed else ""
+        parts.append(
+            f"attempt {execution.attempt} begun at {execution.began:.2f} on {execution.worker} in {execution.pid}: {end}{state}{killed}"
+        )
+    if task_id in truth.revoked:
+        parts.append("asked to be revoked")
+    return "really: " + ("; ".join(parts) or "nothing happened")

@@ -1,0 +1,204 @@
+"""The checks of a chaos run find what they are for: each is shown a journal that is wrong in one way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.events import (
+    ChordStarted,
+    Event,
+    TaskFailed,
+    TaskReceived,
+    TaskRetried,
+    TaskSent,
+    TaskStarted,
+    TaskSucceeded,
+)
+
+from . import checks, record, truth
+
+Append = Callable[..., None]
+
+WORKER, MAIN, CHILD = "w1@chaos", 10, 11
+
+
+@pytest.fixture
+def append(connection: Connection, journal: Journal, emitter: Emitter) -> Append:
+    """Appends facts of the task "t", run by the worker's child unless something else is given."""
+
+    def append(*kinds: type[Event], stream: str = "t", **fields: Any) -> None:
+        for kind in kinds:
+            ran = {} if kind in {TaskSent, ChordStarted} else {"worker": WORKER, "pid": CHILD, "run": "r1"}
+            journal.append(connection, emitter.emit(kind, stream, **{**ran, **fields}))
+
+    return append
+
+
+class Happened:
+    """The diary of a run of one child process in which these things happened, one a second."""
+
+    def __init__(self, folder: Path, dsn: str) -> None:
+        self._file, self._dsn, self._clock = folder / "1.jsonl", dsn, 1000.0
+
+    def write(self, what: str, **facts: Any) -> Happened:
+        """Write the line."""
+        self._clock += 1
+        line = {"what": what, "at": self._clock, "pid": CHILD, "id": "t", "name": "chaos.quick", "attempt": 0, "worker": WORKER, **facts}
+        with self._file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return self
+
+    def wait(self, seconds: float) -> Happened:
+        """Let so many seconds pass."""
+        self._clock += seconds
+        return self
+
+    def ran(self, state: str = "SUCCESS", outcome: str = "returned", **facts: Any) -> Happened:
+        """Write that the task ran from its beginning to its end."""
+        return self.write("begin", **facts).write("end", outcome=outcome).write("told", state=state)
+
+    def violations(self, lost: dict[str, str] | None = None) -> list[str]:
+        """Return what the checks say."""
+        return checks.check(truth.read(self._file.parent), record.read(self._dsn), lost or {})
+
+    def violation(self, lost: dict[str, str] | None = None) -> str:
+        """Return the only thing that the checks say."""
+        (violation,) = self.violations(lost)
+        return violation
+
+
+@pytest.fixture
+def happened(tmp_path: Path, dsn: str) -> Happened:
+    """A task was sent."""
+    return Happened(tmp_path, dsn).write("sent")
+
+
+def test_a_journal_that_says_what_happened_is_right(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
+
+    assert happened.ran().violations() == []
+
+
+def test_a_task_that_the_journal_has_never_heard_of_is_found(happened: Happened) -> None:
+    assert "has never heard of it" in happened.violation()
+
+
+def test_an_end_that_is_missing_is_found(append: Append, happened: Happened) -> None:
+    """Whether or not somebody calls the task lost: the truth knows how it has ended."""
+    append(TaskSent, TaskReceived, TaskStarted)
+    happened.ran()
+
+    assert "says STARTED and nothing more" in happened.violation()
+    assert any("says STARTED and nothing more" in violation for violation in happened.violations({"t": "worker gone"}))
+
+
+def test_a_wrong_end_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskFailed)
+
+    assert "says FAILURE" in happened.ran().violation()
+
+
+def test_an_end_that_nobody_came_to_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskSucceeded)
+
+    assert "says SUCCESS" in happened.violation()
+
+
+@pytest.mark.parametrize("kind", [TaskSent, TaskReceived, TaskStarted, TaskSucceeded])
+def test_a_transition_told_twice_is_found(kind: type[Event], append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded, kind)
+
+    assert "is in the log 2 times" in happened.ran().violation()
+
+
+def test_two_runs_are_no_transition_told_twice(append: Append, happened: Happened) -> None:
+    """A message that came again was run again, and the journal says so."""
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
+    append(TaskReceived, TaskStarted, TaskSucceeded, run="r2")
+
+    assert happened.ran().ran().violations() == []
+
+
+def test_two_runs_shown_as_one_are_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
+
+    assert "was run 2 times, and the journal shows 1" in happened.ran().ran().violation()
+
+
+def test_a_run_that_never_was_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
+    append(TaskStarted, run="r2")
+
+    assert "was run 1 times, and the journal shows 2" in happened.ran().violation()
+
+
+def test_a_task_that_died_with_its_worker_has_to_be_called_lost(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted)
+    happened.write("begin").write("killed", victim=CHILD)
+
+    assert "not called lost" in happened.violation()
+    assert happened.violations({"t": "worker gone"}) == []
+
+
+def test_a_task_that_died_with_its_worker_may_have_stored_its_end(append: Append, happened: Happened) -> None:
+    """Between the return of its code and what Celery does afterwards nobody but the journal knows."""
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
+
+    assert happened.write("begin").write("end", outcome="returned").write("killed", victim=CHILD).violations() == []
+
+
+def test_a_task_called_lost_though_nobody_killed_its_worker_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted)
+
+    assert f"nobody killed process {CHILD}" in happened.write("begin").violation({"t": "worker gone"})
+
+
+def test_a_task_called_lost_though_it_has_ended_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
+
+    assert "is called lost all the same" in happened.ran().violation({"t": "worker gone"})
+
+
+def test_a_task_called_never_received_though_it_began_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent)
+    happened.write("begin").write("killed", victim=CHILD)
+
+    assert any("lost, never received; but" in violation for violation in happened.violations({"t": "never received"}))
+
+
+def test_a_retry_that_was_never_run_has_to_be_called_lost(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskRetried)
+    happened.ran("RETRY", "Retry")
+
+    assert "not called lost" in happened.violation()
+    assert happened.violations({"t": "worker gone"}) == []
+
+
+def test_an_end_that_a_killed_process_could_not_tell_any_more_is_no_violation(append: Append, happened: Happened) -> None:
+    """Nobody waits for the end of a task whose result is ignored, so that its process may keep it for a moment."""
+    append(TaskSent, TaskReceived, TaskStarted)
+    happened.ran("IGNORED", "Ignore", name="chaos.ignore").wait(-0.5).write("killed", victim=CHILD)
+
+    assert happened.violations({"t": "worker gone"}) == []
+
+
+def test_an_end_that_a_killed_process_should_have_told_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted)
+    happened.ran("IGNORED", "Ignore", name="chaos.ignore").wait(60).write("killed", victim=CHILD)
+
+    assert "says STARTED and nothing more" in happened.violation({"t": "worker gone"})
+
+
+def test_a_chord_that_stays_open_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
+    append(ChordStarted, stream="g", size=2, task_id="body")
+    happened.ran()
+
+    assert "chord g: is open" in happened.violation()
+    assert happened.violations({"body": "members lost"}) == []
