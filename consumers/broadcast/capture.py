@@ -71,6 +71,8 @@ class Capture:
         self._writing: Future[None] | None = None
         self._looked = self._shared_at = float("-inf")
         self._heard = 0.0
+        #: Whether the queue is there, and read.
+        self.is_reading = False
         #: How many messages wait in the queue; None where the broker does not tell.
         self.backlog: int | None = None
         self._database_trouble = self._broker_trouble = ""
@@ -117,6 +119,7 @@ class Capture:
             else:
                 break
         self._mend()
+        self.is_reading = True
         self._heard = time.monotonic()
         self._looked = float("-inf")
 
@@ -235,6 +238,7 @@ class Capture:
         self._write(everything, all_of_it=not self.broker.keeps)
 
     def _fail(self, exc: BaseException) -> None:
+        self.is_reading = False
         if not self._broker_trouble and not self._stopping.is_set():
             reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
             self._broker_trouble = f"no events from {self.broker.url}: {reason}"
