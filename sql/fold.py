@@ -28,21 +28,23 @@ class Projection:
         texts = queries(f"projections/{name}.sql", schema)
         self.table_names = tuple(texts["tables"].split())
         self.key = texts["key"]
-        self._has_parts = "parts" in texts
+        self._has_parts = "clear parts" in texts
         #: Whether the parts are of kinds of their own, and not told by the same events as the row.
         self._apart = "part kinds" in texts
         self._texts = {**queries("fold.sql", schema), **texts, "table": f"{schema}.{self.table_names[0]}"}
-        if self._has_parts:
+        if not self._has_parts:
+            self._texts |= {"parts anew": "", "batch parts": ""}
+        if self._apart:
             self._texts["refold parts"] = _from(texts["parts"], "{since forgotten}")
         else:
-            self._texts |= {"parts anew": "", "batch parts": ""}
-        if not self._apart:
             self._texts["part kinds"] = ""
-        if not self._has_parts or self._apart:
-            self._texts["own parts"] = ""
+        if self._has_parts and not self._apart:
+            self._texts["merge one part"] = _of_one_event(texts["merge part"], "lift part")
+        else:
+            self._texts["own part"] = ""
         self._texts["clear"] = _clearing(texts["merge"], self.key)
         self._texts["lift one"] = texts["lift"].replace("\n where e.kind in ({kinds})", "")  # the trigger has looked
-        self._texts["merge one"] = _of_one_event(texts["merge"])
+        self._texts["merge one"] = _of_one_event(texts["merge"], "lift one") + "\nreturning t.forgotten_position"
         self._texts["merge newest"] = _replacing_every_register(self._texts["merge one"])
 
     def table(self, name: str) -> str:
@@ -65,7 +67,7 @@ class Projection:
 
     def history(self, of_the_log: str) -> list[bytes]:
         """Return the statements that fold a stretch of the log: those events of which the clause `of_the_log` is true."""
-        names = ["parts", "forget", "merge many"] if self._has_parts else ["forget", "merge many"]
+        names = ["forget", "merge many", *(["parts"] if self._has_parts else [])]
         source = f"(select * from {self._schema}.event {of_the_log})"
         return [_from(self._text(name), source).encode() for name in names]
 
@@ -99,9 +101,9 @@ def _clearing(merge: str, key: str) -> str:
     return f"update {{table}} set {cleared} where {key} = any({{forgotten ids}})"
 
 
-def _of_one_event(merge: str) -> str:
-    """Return the merge of one event, which needs no order and answers whether its stream was ever forgotten."""
-    return re.sub(r"\bfrom folded\s+order by \w+", "from ({lift one}) folded", merge) + "\nreturning t.forgotten_position"
+def _of_one_event(merge: str, lift: str) -> str:
+    """Return the merge of one event, which needs no order."""
+    return re.sub(r"\bfrom folded\s+order by [\w, ]+", f"from ({{{lift}}}) folded", merge)
 
 
 def _replacing_every_register(merge: str) -> str:

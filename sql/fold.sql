@@ -34,7 +34,7 @@ for each statement execute function celery_journal.fold()
             {merge one} into forgotten;
         end if;
         if forgotten is null then
-{own parts}            return null;
+{own part}            return null;
         end if;
         select array[e.stream] into forgotten_ids from new_event e;
     elsif events > 1 or kind in ({forgetting kinds}) then
@@ -64,8 +64,20 @@ for each statement execute function celery_journal.fold()
         end if;
     end if;
 
--- name: own parts
-            {parts};
+-- name: own part
+            {merge one part};
+
+-- name: parts
+-- Of a projection whose parts are told by the same events as its rows, in the same way; others have a text of their own.
+with {folded parts}
+{merge part}
+
+-- name: folded parts
+lifted as materialized ({lift part}), folded as ({combine part})
+
+-- name: refold parts
+with new_event as {since forgotten}, {folded parts}
+{merge part}
 
 -- name: batch parts
         {parts};

@@ -38,13 +38,19 @@ from celery_journal.journal.events import (
     TaskSent,
     TaskStarted,
     TaskSucceeded,
+    TaskWitnessed,
     UnknownEvent,
+    WorkerForgotten,
+    WorkerHeartbeat,
+    WorkerOffline,
+    WorkerOnline,
 )
 
 Fields = dict[str, Any]
 
 TASK_IDS = ("task-1", "task-2", "task-3")
 GROUP_IDS = ("group-1", "group-2")
+WORKERS = ("worker-1", "worker-2")
 
 #: What datetimes are drawn between; hypothesis takes these without a zone.
 _EARLY, _LATE = datetime(1900, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001
@@ -170,7 +176,9 @@ _NUMBERED: Mapping[str, Callable[[int], object]] = {
 
 _KNOWN: Mapping[str, tuple[str, ...]] = {
     "name": ("add", "mul"),
-    "worker": ("worker-1", "worker-2"),
+    "worker": WORKERS,
+    "run": ("run-1", "run-2"),
+    "source": ("backend", "broadcast"),
     "queue": ("celery", "slow"),
     "root_id": TASK_IDS[:1],
     "parent_id": TASK_IDS[:2],
@@ -181,6 +189,24 @@ _KNOWN: Mapping[str, tuple[str, ...]] = {
     "args_content_type": ("application/json",),
     "reason": ("because",),
 }
+
+_KNOWN_OF_A_MESSAGE: Mapping[str, tuple[object, ...]] = {
+    "eta": tuple(BEGINNING + timedelta(seconds=second) for second in (1, 2, 9)),
+    "expires": (BEGINNING, BEGINNING + timedelta(seconds=9)),
+    "time_limit": (0.0, 10.0, 2.5),
+}
+
+#: What a worker says of itself: all of it, some of it, what is no such thing.
+_OF_A_WORKER = (
+    b'{"software": "py-celery", "version": "5.7.0", "system": "Linux", "pool": "prefork", "concurrency": 4, "queues": ["b", "a"],'
+    b' "freq": 2.0, "active": 1, "processed": 70000000000}',
+    b'{"software": "py-celery", "queues": [], "freq": 0.5}',
+    b"[]",
+    b"\x00",
+)
+
+#: Seconds of the emitters' clocks; the last is one that is far ahead of the database's.
+_CLOCKS = (0, 1, 2, 3, 6_000_000_000)
 
 _REPORTS: tuple[type[Event], ...] = (
     TaskSent,
@@ -194,7 +220,8 @@ _REPORTS: tuple[type[Event], ...] = (
     TaskSucceeded,
     TaskIgnored,
 )
-_TASK_ENDS: tuple[type[Event], ...] = (TaskForgotten, TaskExpired, TaskErased, TaskLost, TaskReplayed)
+_TASK_ENDS: tuple[type[Event], ...] = (TaskForgotten, TaskExpired, TaskErased, TaskLost, TaskLost, TaskReplayed, TaskWitnessed)
+_WORKERS: tuple[type[Event], ...] = (WorkerOnline, WorkerHeartbeat, WorkerHeartbeat, WorkerOffline, WorkerForgotten)
 
 
 def _drafts(models: tuple[type[Event], ...], streams: tuple[str, ...], last_attempt: int = 0) -> SearchStrategy[_Draft]:
@@ -203,14 +230,21 @@ def _drafts(models: tuple[type[Event], ...], streams: tuple[str, ...], last_atte
 
 def _drafts_of(model: type[Event], streams: tuple[str, ...], last_attempt: int) -> SearchStrategy[_Draft]:
     chosen: dict[str, SearchStrategy[Any]] = {
-        name: st.none() | st.sampled_from(values) for name, values in _KNOWN.items() if name in model.model_fields
+        name: st.none() | st.sampled_from(values)
+        for known in (_KNOWN, _KNOWN_OF_A_MESSAGE)
+        for name, values in known.items()
+        if name in model.model_fields
     }
     if model is TaskProgress:
         chosen["state"] = st.sampled_from(["PROGRESS", "HALF"])
     if model is ChordPartReturned:
         chosen |= {"state": st.sampled_from(["SUCCESS", "FAILURE", "REVOKED"]), "task_id": st.sampled_from(TASK_IDS)}
         chosen["group_index"] = st.none() | st.integers(0, 2)
-    if model in {ChordUnlocked, ChordFailed, TaskReplayed}:
+    if model is TaskWitnessed:
+        chosen["state"] = st.sampled_from(["STARTED", "SUCCESS"])
+    if model in _WORKERS and model is not WorkerForgotten:
+        chosen["meta"] = st.none() | st.sampled_from(_OF_A_WORKER)
+    if model in {ChordStarted, ChordUnlocked, ChordFailed, TaskReplayed}:
         chosen["task_id"] = st.none() | st.sampled_from(["body-1", "body-2"])
     if model is GroupSaved:
         chosen["members"] = st.none() | st.lists(st.sampled_from(TASK_IDS), max_size=3, unique=True).map(tuple)
@@ -222,7 +256,7 @@ def _drafts_of(model: type[Event], streams: tuple[str, ...], last_attempt: int) 
         model=st.just(model),
         stream=st.sampled_from(streams),
         attempt=st.integers(0, last_attempt),
-        clock=st.integers(0, 3),
+        clock=st.sampled_from(_CLOCKS),
         fields=st.fixed_dictionaries(chosen),
         numbered=st.frozensets(st.sampled_from(numbered)) if numbered else st.just(frozenset()),
     )
@@ -249,7 +283,7 @@ def _numbered(draft: _Draft, number: int) -> Event:
 
 
 def histories(min_size: int = 0, max_size: int = 12) -> SearchStrategy[list[Event]]:
-    """Facts about a few tasks, groups and chords, in the order they are recorded, each with an id of its own.
+    """Facts about a few tasks, groups, chords and workers, in the order they are recorded, each with an id of its own.
 
     Several attempts, every kind that a view folds and some it does not; `occurred_at` is of clocks that disagree with
     the order and tie. What two events carry in `args`, `result`, `pid`, ... differs, so that a wrong winner shows.
@@ -260,6 +294,7 @@ def histories(min_size: int = 0, max_size: int = 12) -> SearchStrategy[list[Even
         tasks,
         _drafts(_TASK_ENDS, TASK_IDS[:2], last_attempt=2),
         _drafts((GroupSaved, GroupDeleted, GroupExpired), GROUP_IDS),
+        _drafts(_WORKERS, WORKERS),
         _drafts((ChordStarted, ChordPartReturned, ChordPartReturned, ChordUnlocked, ChordFailed), GROUP_IDS),
         _size_drafts(),
     )

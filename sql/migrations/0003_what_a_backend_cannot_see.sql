@@ -14,12 +14,11 @@ alter table celery_journal.event
     add column run        text,
     add column reason     text;
 
--- `news` is the register of the last fact by the clock of the database, and `lost_reason` is set only where that fact is
--- task-lost: whatever is heard of the task afterwards means that it was not.
+-- `recorded_at` is the last by the clock of the database, and `news_position` the last place in the log; `lost_reason` is set
+-- only where task-lost stands there: whatever is heard of the task afterwards means that it was not.
 alter table celery_journal.task_result_row
     add column date_sent     timestamptz,
-    add column news_rank     smallint    not null default -1,
-    add column recorded_at   timestamptz not null default '-infinity',
+    add column recorded_at   timestamptz,
     add column news_position bigint      not null default 0,
     add column lost_reason   text;
 

@@ -62,7 +62,6 @@ select e.stream as task_id,
        e.traceback,
        e.meta,
        case when e.kind = 'task-sent' then e.occurred_at end as date_sent,
-       0 as news_rank,
        e.recorded_at,
        e.position as news_position,
        case when e.kind = 'task-lost' then coalesce(e.reason, '') end as lost_reason
@@ -105,9 +104,8 @@ select w.task_id,
        o.traceback,
        o.meta,
        w.date_sent,
-       n.news_rank,
-       n.recorded_at,
-       n.news_position,
+       w.recorded_at,
+       w.news_position,
        n.lost_reason
   from (select l.task_id,
                min(l.date_created) as date_created,
@@ -117,14 +115,15 @@ select w.task_id,
                (max(array[l.started_attempt, -l.moment, l.position]) filter (where l.started_attempt >= 0))[3] as started,
                max(l.date_sent) as date_sent,
                (max(array[l.outcome_rank, l.moment, l.position]))[3] as outcome,
-               (max(array[(extract(epoch from l.recorded_at) * 1000000)::bigint, l.position]))[2] as news
+               max(l.recorded_at) as recorded_at,
+               max(l.position) as news_position
           from (select *, (extract(epoch from date_created) * 1000000)::bigint as moment, asked_position as position
                   from lifted) l
          group by l.task_id) w
        join lifted a on a.asked_position = w.asked
        join lifted r on r.run_position = w.run
        join lifted o on o.outcome_position = w.outcome
-       join lifted n on n.news_position = w.news
+       join lifted n on n.news_position = w.news_position
        left join lifted s on s.asked_position = w.started
 
 -- name: merge
@@ -135,14 +134,14 @@ insert into celery_journal.task_result_row as t (
        run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
        outcome_rank, outcome_at, outcome_position, status, retries, date_done,
        content_type, content_encoding, result, traceback, meta,
-       date_sent, news_rank, recorded_at, news_position, lost_reason)
+       date_sent, recorded_at, news_position, lost_reason)
 select task_id, date_created, date_updated,
        asked_rank, asked_at, asked_position, task_name, periodic_task_name, args, kwargs, args_content_type,
        queue, root_id, parent_id, group_id,
        run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
        outcome_rank, outcome_at, outcome_position, status, retries, date_done,
        content_type, content_encoding, result, traceback, meta,
-       date_sent, news_rank, recorded_at, news_position, lost_reason
+       date_sent, recorded_at, news_position, lost_reason
   from folded
  order by task_id
 on conflict (task_id) do update set
@@ -181,10 +180,9 @@ on conflict (task_id) do update set
        traceback = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.traceback else t.traceback end,
        meta = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.meta else t.meta end,
        date_sent = greatest(t.date_sent, excluded.date_sent),
-       news_rank = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.news_rank else t.news_rank end,
-       recorded_at = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.recorded_at else t.recorded_at end,
-       news_position = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.news_position else t.news_position end,
-       lost_reason = case when (excluded.news_rank, excluded.recorded_at, excluded.news_position) > (t.news_rank, t.recorded_at, t.news_position) then excluded.lost_reason else t.lost_reason end
+       recorded_at = greatest(t.recorded_at, excluded.recorded_at),
+       lost_reason = case when excluded.news_position > t.news_position then excluded.lost_reason else t.lost_reason end,
+       news_position = greatest(t.news_position, excluded.news_position)
 
 -- name: key
 task_id
@@ -360,8 +358,8 @@ select a.task_id,
        coalesce(a.eta, s.eta) as eta,
        coalesce(a.expires, s.expires) as expires,
        coalesce(a.time_limit, s.time_limit) as time_limit,
-       greatest(interval '0', c.queue_wait) as queue_wait,
-       case when a.date_started is not null then greatest(interval '0', a.date_done - a.date_started) end as run_time,
+       case when c.queue_wait is not null then greatest(interval '0', c.queue_wait) end as queue_wait,
+       case when a.date_done is not null and a.date_started is not null then greatest(interval '0', a.date_done - a.date_started) end as run_time,
        a.traceback,
        a.recorded_at,
        o.sent_recorded as sent_recorded_at

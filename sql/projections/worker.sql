@@ -1,5 +1,5 @@
 -- Each worker, by its host name: since when it is online, and when it was last heard of, by the clock of the database, so
--- that a worker whose clock is wrong is not taken for dead.
+-- that a worker whose clock is wrong is not taken for dead. The last is the last in the log, and no clock has a say in that.
 
 -- name: kinds
 'worker-online', 'worker-heartbeat', 'worker-offline'
@@ -8,7 +8,7 @@
 'worker-forgotten'
 
 -- name: lift
--- A worker that went offline stays so until it is online again: its last heartbeats may be told by others, and late.
+-- Whatever is heard after worker-offline means that it is back, or never was away.
 select e.stream as worker,
        e.recorded_at as date_created,
        case when e.kind = 'worker-online' then 0 else -1 end as online_rank,
@@ -41,9 +41,9 @@ select w.worker,
        s.meta
   from (select worker,
                min(date_created) as date_created,
-               (max(array[online_rank, moment, position]))[3] as online,
-               (max(array[seen_rank, moment, position]))[3] as seen
-          from (select *, (extract(epoch from last_seen) * 1000000)::bigint as moment, seen_position as position from lifted) l
+               (max(array[online_rank, online_position]))[2] as online,
+               max(seen_position) as seen
+          from lifted
          group by worker) w
        join lifted o on o.online_position = w.online
        join lifted s on s.seen_position = w.seen
@@ -58,17 +58,17 @@ select worker, date_created, online_rank, online_at, online_position,
  order by worker
 on conflict (worker) do update set
        date_created = least(t.date_created, excluded.date_created),
-       online_rank = case when (excluded.online_rank, excluded.online_at, excluded.online_position) > (t.online_rank, t.online_at, t.online_position) then excluded.online_rank else t.online_rank end,
-       online_at = case when (excluded.online_rank, excluded.online_at, excluded.online_position) > (t.online_rank, t.online_at, t.online_position) then excluded.online_at else t.online_at end,
-       online_position = case when (excluded.online_rank, excluded.online_at, excluded.online_position) > (t.online_rank, t.online_at, t.online_position) then excluded.online_position else t.online_position end,
-       seen_rank = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.seen_rank else t.seen_rank end,
-       last_seen = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.last_seen else t.last_seen end,
-       seen_position = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.seen_position else t.seen_position end,
-       is_offline = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.is_offline else t.is_offline end,
-       occurred_at = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.occurred_at else t.occurred_at end,
-       pid = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.pid else t.pid end,
-       source = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.source else t.source end,
-       meta = case when (excluded.seen_rank, excluded.last_seen, excluded.seen_position) > (t.seen_rank, t.last_seen, t.seen_position) then excluded.meta else t.meta end
+       online_rank = case when (excluded.online_rank, excluded.online_position) > (t.online_rank, t.online_position) then excluded.online_rank else t.online_rank end,
+       online_at = case when (excluded.online_rank, excluded.online_position) > (t.online_rank, t.online_position) then excluded.online_at else t.online_at end,
+       online_position = case when (excluded.online_rank, excluded.online_position) > (t.online_rank, t.online_position) then excluded.online_position else t.online_position end,
+       seen_rank = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.seen_rank else t.seen_rank end,
+       last_seen = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.last_seen else t.last_seen end,
+       seen_position = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.seen_position else t.seen_position end,
+       is_offline = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.is_offline else t.is_offline end,
+       occurred_at = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.occurred_at else t.occurred_at end,
+       pid = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.pid else t.pid end,
+       source = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.source else t.source end,
+       meta = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.meta else t.meta end
 
 -- name: key
 worker

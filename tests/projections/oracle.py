@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any
 
 from celery_journal.journal.codec import RecordedEvent, escape
@@ -21,6 +22,7 @@ Fact = RecordedEvent
 FORGETS_A_TASK = {"task-forgotten", "task-expired", "task-erased"}
 FORGETS_A_GROUP = {"group-deleted", "group-expired"}
 FORGETS_A_CHORD = {"group-expired"}
+FORGETS_A_WORKER = {"worker-forgotten"}
 
 #: What a task's fact says about its state, the strongest last. "asked" is a revoke that no worker has effected.
 CLASSES = (
@@ -38,8 +40,15 @@ CLASSES = (
 )
 ENDS_A_TASK = {"task-succeeded", "task-failed", "task-revoked", "task-ignored"}
 
-ABOUT_A_TASK = set(CLASSES) - {"asked"}
+ABOUT_A_TASK = {*CLASSES, "task-lost"} - {"asked"}
 ABOUT_A_CHORD = {"chord-started", "chord-size-set", "chord-unlocked", "chord-failed"}
+ABOUT_A_WORKER = {"worker-online", "worker-heartbeat", "worker-offline"}
+
+ENDS_A_RUN = {"task-retried", "task-rejected", "task-revoked", "task-ignored", "task-failed", "task-succeeded"}
+ABOUT_A_RUN = {"task-sent", "task-received", "task-started"} | ENDS_A_RUN
+
+#: Clocks that differ by more than this from the database's do not agree with it.
+AGREEMENT = timedelta(seconds=1)
 
 
 @dataclass(slots=True)
@@ -50,6 +59,9 @@ class Views:
     group_result: dict[str, Row] = field(default_factory=dict)
     chord_counter: dict[str, Row] = field(default_factory=dict)
     chord_part: dict[tuple[str, str, int | None], Row] = field(default_factory=dict)
+    task_attempt: dict[tuple[str, int, str | None], Row] = field(default_factory=dict)
+    #: Without `alive`, which is of the moment of reading.
+    worker: dict[str, Row] = field(default_factory=dict)
 
 
 def fold(recorded: Iterable[RecordedEvent]) -> Views:
@@ -61,6 +73,9 @@ def fold(recorded: Iterable[RecordedEvent]) -> Views:
     for stream, facts in streams.items():
         if about := _remembered(facts, ABOUT_A_TASK, FORGETS_A_TASK):
             views.task_result[stream] = {"task_id": stream, **_task_result(about)}
+            views.task_attempt |= _task_attempts(stream, about)
+        if about := _remembered(facts, ABOUT_A_WORKER, FORGETS_A_WORKER):
+            views.worker[stream] = {"worker": stream, **_worker(about)}
         views.chord_part |= _chord_parts(stream, facts)
     for stream, facts in streams.items():
         if about := _remembered(facts, {"group-saved"}, FORGETS_A_GROUP):
@@ -75,6 +90,8 @@ def _task_result(facts: Sequence[Fact]) -> Row:
     asked, run, outcome = (max(facts, key=key) for key in (_asked, _run, _outcome))
     started = [fact for fact in facts if fact.event.kind == "task-started"]
     last_attempt = max((fact.event.attempt for fact in started), default=None)
+    news = max(facts, key=_position)
+    lost = news.event.kind == "task-lost" and outcome.event.kind not in ENDS_A_TASK
     return {
         "date_created": min(fact.event.occurred_at for fact in facts),
         "date_updated": max(fact.event.occurred_at for fact in facts),
@@ -92,30 +109,37 @@ def _task_result(facts: Sequence[Fact]) -> Row:
         "worker": _text(run, "worker"),
         "pid": _get(run, "pid"),
         "date_started": min((fact.event.occurred_at for fact in started if fact.event.attempt == last_attempt), default=None),
-        "status": _text(outcome, "state"),
+        "status": _text(outcome, "state") or "PENDING",
         "retries": outcome.event.attempt,
         "date_done": outcome.event.occurred_at if outcome.event.kind in ENDS_A_TASK else None,
         **_encoded(outcome),
         "traceback": _text(outcome, "traceback"),
         "meta": _get(outcome, "meta"),
         "meta_json": json_or_none(_get(outcome, "meta")),
+        "date_sent": max((fact.event.occurred_at for fact in facts if fact.event.kind == "task-sent"), default=None),
+        "recorded_at": max(fact.recorded_at for fact in facts),
+        "lost_reason": _text(news, "reason") or "" if lost else None,
     }
 
 
 def _asked(fact: Fact) -> tuple[object, ...]:
     """The fullest account of what was asked, then the newest attempt, then the sender's own."""
     fullness = 2 if _get(fact, "args") is not None else 1 if _get(fact, "name") is not None else 0
-    return fullness, fact.event.attempt, fact.event.kind == "task-sent", *_latest(fact)
+    return fact.event.kind != "task-lost", fullness, fact.event.attempt, fact.event.kind == "task-sent", *_latest(fact)
 
 
 def _run(fact: Fact) -> tuple[object, ...]:
     """The newest attempt that a worker is known for, as the start tells it."""
+    if fact.event.kind == "task-lost":  # the worker that it names is the one that was lost
+        return False, -1, False, *_latest(fact)
     return _get(fact, "worker") is not None, fact.event.attempt, fact.event.kind == "task-started", *_latest(fact)
 
 
 def _outcome(fact: Fact) -> tuple[object, ...]:
     """SUCCESS is final; else the newest attempt, and in it the strongest class. To be sent or received again says less than RETRY."""
     kind, attempt = fact.event.kind, fact.event.attempt
+    if kind == "task-lost":
+        return False, -1, -1, *_latest(fact)
     if kind in {"task-sent", "task-received"} and attempt > 0:
         return False, 0, -1, *_latest(fact)
     if kind == "task-revoked" and _get(fact, "worker") is None:
@@ -125,6 +149,103 @@ def _outcome(fact: Fact) -> tuple[object, ...]:
     else:
         weight = kind
     return kind == "task-succeeded", attempt, CLASSES.index(weight), *_latest(fact)
+
+
+def _task_attempts(task_id: str, facts: Sequence[Fact]) -> dict[tuple[str, int, str | None], Row]:
+    """The runs of each attempt, with what was told of its sending; that alone where nobody is known to have run it."""
+    told: dict[tuple[int, str], list[Fact]] = defaultdict(list)
+    for fact in facts:
+        kind = fact.event.kind
+        if kind in ABOUT_A_RUN and (kind != "task-revoked" or _get(fact, "worker") is not None):
+            told[fact.event.attempt, _text(fact, "run") or ""].append(fact)
+    rows = {}
+    for (attempt, run), about in told.items():
+        known = any(_get(fact, "worker") is not None or fact.event.kind in ENDS_A_RUN for fact in about)
+        if run or known or not any(other for number, other in told if number == attempt):
+            row = _task_attempt(about, told.get((attempt, ""), []))
+            rows[task_id, attempt, run or None] = {"task_id": task_id, "attempt": attempt, "run": run or None, **row}
+    return rows
+
+
+def _task_attempt(facts: Sequence[Fact], apart: Sequence[Fact]) -> Row:
+    """What is told of a run; what its message said, where the run does not say so, by what is told of the attempt apart."""
+    ran = max(facts, key=lambda fact: (0 if _get(fact, "worker") is None else 2 if fact.event.kind == "task-started" else 1, *_latest(fact)))
+    ends = [fact for fact in facts if fact.event.kind in ENDS_A_RUN]
+    end = max(ends, key=lambda fact: (CLASSES.index(fact.event.kind), *_latest(fact)), default=None)
+    received, started = (_first(facts, kind) for kind in ("task-received", "task-started"))
+    sent = _first(apart, "task-sent") or _first(facts, "task-sent")
+    done = None if end is None else end.event.occurred_at
+    status = "STARTED" if started else "RECEIVED" if received else "PENDING"
+    sending = [fact for fact in facts if fact.event.kind in {"task-sent", "task-received"}]
+    sending_apart = [fact for fact in apart if fact.event.kind in {"task-sent", "task-received"}]
+    eta = _greatest(sending, "eta") or _greatest(sending_apart, "eta")
+    return {
+        "worker": _text(ran, "worker"),
+        "pid": _get(ran, "pid"),
+        "status": status if end is None else _text(end, "state"),
+        "date_sent": sent and sent[0],
+        "date_received": received and received[0],
+        "date_started": started and started[0],
+        "date_done": done,
+        "queue": _greatest_text(facts, "queue") or _greatest_text(apart, "queue"),
+        "eta": eta,
+        "expires": _greatest(facts, "expires") or _greatest(apart, "expires"),
+        "time_limit": _first_known(_greatest(facts, "time_limit"), _greatest(apart, "time_limit")),
+        "queue_wait": started and sent and _queue_wait(sent, started, eta),
+        "run_time": max(done - started[0], timedelta(0)) if done and started else None,
+        "traceback": None if end is None else _text(end, "traceback"),
+        "recorded_at": max(fact.recorded_at for fact in facts),
+        "sent_recorded_at": sent and sent[1],
+    }
+
+
+Moments = tuple[Any, Any]
+
+
+def _first(facts: Sequence[Fact], kind: str) -> Moments | None:
+    """Return the first moment of that kind by the clock of who tells, and the first by that of the database."""
+    of_kind = [fact for fact in facts if fact.event.kind == kind]
+    return (min(fact.event.occurred_at for fact in of_kind), min(fact.recorded_at for fact in of_kind)) if of_kind else None
+
+
+def _queue_wait(sent: Moments, started: Moments, eta: Any) -> timedelta:
+    agreeing = sent[0] <= started[0] <= started[1] + AGREEMENT and sent[0] <= sent[1] + AGREEMENT
+    begin, end = (sent[0], started[0]) if agreeing else (sent[1], started[1])
+    wait: timedelta = end - (begin if eta is None else max(begin, eta))
+    return max(wait, timedelta(0))
+
+
+def _greatest(facts: Sequence[Fact], name: str) -> Any:
+    values: list[Any] = [value for fact in facts if (value := _get(fact, name)) is not None]
+    return max(values, default=None)
+
+
+def _greatest_text(facts: Sequence[Fact], name: str) -> str | None:
+    return max((value for fact in facts if (value := _text(fact, name)) is not None), default=None)
+
+
+def _first_known(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _worker(facts: Sequence[Fact]) -> Row:
+    seen = max(facts, key=_position)
+    online = max((fact for fact in facts if fact.event.kind == "worker-online"), key=_position, default=None)
+    offset = seen.event.occurred_at - seen.recorded_at
+    said = json_or_none(_get(seen, "meta"))
+    meta: dict[str, Any] = said if isinstance(said, dict) else {}
+    queues = meta.get("queues")
+    return {
+        "offline": seen.event.kind == "worker-offline",
+        "first_seen": min(fact.recorded_at for fact in facts),
+        "online_since": None if online is None else online.recorded_at,
+        "last_seen": seen.recorded_at,
+        "clock_offset": max(offset, timedelta(0)) if _text(seen, "source") == "broadcast" else offset,
+        "pid": _get(seen, "pid"),
+        "queues": sorted(queues) if queues else None,
+        "source": _text(seen, "source"),
+        **{name: meta.get(name) for name in ("software", "version", "system", "pool", "concurrency", "freq", "active", "processed")},
+    }
 
 
 def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:
@@ -187,8 +308,12 @@ def _chord_counter(facts: Sequence[Fact], parts: Sequence[Row]) -> Row:
         "date_created": min(fact.event.occurred_at for fact in facts),
         "date_done": None if ended is None else ended.event.occurred_at,
         "state": "open" if ended is None else "unlocked" if ended.event.kind == "chord-unlocked" else "failed",
-        "body_task_id": None if ended is None else _text(ended, "task_id"),
+        "body_task_id": (ended and _text(ended, "task_id")) or (started and _text(started, "task_id")),
     }
+
+
+def _position(fact: Fact) -> int:
+    return fact.position
 
 
 def _end(fact: Fact) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ from celery_journal.journal.events import (
     TaskSent,
     TaskStarted,
     TaskSucceeded,
+    TaskWitnessed,
     UnknownEvent,
 )
 
@@ -79,6 +80,9 @@ def test_a_task_that_ran_shows_all_that_is_known_of_it(spec: Spec) -> None:
         "kwargs_json": {"base": 10},
         "result_json": 4,
         "meta_json": {"children": []},
+        "date_sent": at(0),
+        "recorded_at": read_log(spec.connection)[-1].recorded_at,
+        "lost_reason": None,
     }
 
 
@@ -379,13 +383,13 @@ def test_a_forgetting_of_what_nobody_knows_hides_only_what_came_before(spec: Spe
 @pytest.mark.parametrize(
     "event",
     [
-        pytest.param(fact(TaskLost, "t", 9), id="lost"),
+        pytest.param(fact(TaskWitnessed, "t", 9, state="SUCCESS", worker="w"), id="witnessed"),
         pytest.param(fact(TaskReplayed, "t", 9, task_id="u"), id="replayed"),
         pytest.param(fact(OperatorActed, "t", 9, reason="looked"), id="operator-acted"),
     ],
 )
 def test_a_fact_that_does_not_fold_changes_nothing(spec: Spec, event: Event) -> None:
-    """A task that was lost, replayed or commented on is what it was (M08, M16)."""
+    """A task that was heard of again, replayed or commented on is what it was (M08, M16)."""
     spec.given(fact(TaskStarted, "t", 1))
 
     row = spec.task(event)
