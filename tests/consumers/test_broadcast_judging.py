@@ -1,0 +1,398 @@
+"""What the broadcast tells becomes a fact, or a witness of one: each transition once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from celery_journal import sql
+from celery_journal.consumers.broadcast import Recorder
+from celery_journal.consumers.broadcast.delivery import Delivery
+from celery_journal.consumers.broadcast.recorder import COURTESY, PATIENCE
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.events import (
+    Event,
+    TaskReceived,
+    TaskRevoked,
+    TaskSent,
+    TaskStarted,
+    TaskSucceeded,
+    TaskWitnessed,
+    WorkerOnline,
+)
+
+from .broadcasting import Foreigner
+from .scene import ask, kinds, recorded
+
+WORKER = "celery@foreign"
+
+
+class Message:
+    """A message as kombu hands it on."""
+
+    content_encoding = "utf-8"
+    headers: Mapping[str, Any] = {}
+
+    def __init__(self, body: object, content_type: str = "application/json") -> None:
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.content_type = content_type
+
+    def decode(self) -> object:
+        raise ValueError(f"no decoder for {self.content_type}")
+
+
+def delivery(*events: object, **more: Any) -> Delivery:
+    """Return a message with these events."""
+    return Delivery(Message(list(events), **more), time.monotonic())
+
+
+@pytest.fixture
+def foreigner() -> Foreigner:
+    return Foreigner()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder(Journal())
+
+
+def record(recorder: Recorder, connection: Connection, *events: object, all_of_it: bool = True) -> Delivery:
+    """Record a message with these events."""
+    message = delivery(*events)
+    recorder.take([message])
+    recorder.record(connection, all_of_it=all_of_it)
+    return message
+
+
+def shown(dsn: str, stream: str) -> list[tuple[str, int, str | None]]:
+    """Return kind, attempt and run of what the log has."""
+    return [(one.event.kind, one.event.attempt, getattr(one.event, "run", None)) for one in recorded(dsn, stream)]
+
+
+def test_a_foreign_task_is_recorded_with_its_run(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """Received, started and ended are one run, named by its delivery."""
+    received, started, succeeded = foreigner.life("t")
+
+    message = record(recorder, connection, received, started, succeeded)
+
+    run = recorded(dsn, "t")[0].event.event_id.hex
+    assert shown(dsn, "t") == [("task-received", 0, run), ("task-started", 0, run), ("task-succeeded", 0, run)]
+    assert ask(dsn, b"select attempt, run, worker, status from celery_journal.task_attempt") == [(0, run, WORKER, "SUCCESS")]
+    assert message.done
+
+
+def test_each_attempt_is_the_one_that_was_received(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """Only what was received says the attempt; what follows from that worker belongs to it, also in later batches."""
+    first = [foreigner.received("t"), foreigner.says("task-started", "t"), foreigner.says("task-retried", "t", exception="OSError()")]
+    second = [foreigner.received("t", retries=1), foreigner.says("task-started", "t")]
+
+    record(recorder, connection, *first, *second)
+    record(Recorder(Journal()), connection, foreigner.says("task-succeeded", "t"))
+
+    assert [(kind, attempt) for kind, attempt, _ in shown(dsn, "t")] == [
+        ("task-received", 0),
+        ("task-started", 0),
+        ("task-retried", 0),
+        ("task-received", 1),
+        ("task-started", 1),
+        ("task-succeeded", 1),
+    ]
+    assert len({run for _, _, run in shown(dsn, "t")}) == 2
+
+
+def test_a_delivery_that_ran_twice_is_two_runs(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """The message came again after the worker had died, and the task ran again."""
+    other = Foreigner("celery@other")
+
+    record(recorder, connection, foreigner.received("t"), foreigner.says("task-started", "t"))
+    record(recorder, connection, *other.life("t"))
+    record(recorder, connection, foreigner.received("t"), foreigner.says("task-started", "t"), foreigner.says("task-succeeded", "t"))
+
+    runs = ask(dsn, b"select worker, status from celery_journal.task_attempt order by date_received")
+    assert runs == [(WORKER, "STARTED"), ("celery@other", "SUCCESS"), (WORKER, "SUCCESS")]
+
+
+def test_what_was_received_a_month_ago_is_found(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """A task with an eta waits in its worker."""
+    record(recorder, connection, foreigner.received("t", retries=3, at=time.time() - 30 * 86400))
+
+    record(recorder, connection, foreigner.says("task-started", "t"))
+
+    assert [attempt for _, attempt, _ in shown(dsn, "t")] == [3, 3]
+    assert len({run for _, _, run in shown(dsn, "t")}) == 1
+
+
+def test_an_unknown_attempt_waits_and_is_the_best_known(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """Somebody else may have what was received before; when nobody has, the newest attempt that was sent is the likeliest."""
+    record(recorder, connection, foreigner.says("task-sent", "t", retries=2))
+
+    waiting = record(recorder, connection, foreigner.says("task-started", "t"), all_of_it=False)
+    before = kinds(dsn, "t")
+    waits = not waiting.done
+    for claim in recorder._waiting:
+        claim.deadline -= PATIENCE
+    recorder.record(connection)
+
+    assert before == ["task-sent"]
+    assert waits
+    assert shown(dsn, "t")[1:] == [("task-started", 2, None)]
+    assert waiting.done
+
+
+def test_what_another_capture_records_meanwhile_is_taken(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """Of two captures one has what was received, and the other what followed."""
+    received, started = foreigner.received("t", retries=1), foreigner.says("task-started", "t")
+    recorder.shared = True
+
+    record(recorder, connection, started, all_of_it=False)
+    waits = recorder.waiting
+    record(Recorder(Journal()), connection, received)
+    for claim in recorder._waiting:
+        claim.not_before -= COURTESY
+    recorder.record(connection)
+
+    assert waits == 1
+    assert [(kind, attempt) for kind, attempt, _ in shown(dsn, "t")] == [("task-received", 1), ("task-started", 1)]
+
+
+def test_a_message_that_comes_twice_is_recorded_once(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """To another capture as well, and whatever was learned meanwhile."""
+    received, started, succeeded = foreigner.life("t")
+    record(recorder, connection, started, succeeded)
+    before = shown(dsn, "t")
+
+    record(Recorder(Journal()), connection, started, succeeded, succeeded)
+    record(Recorder(Journal()), connection, received, started, succeeded)
+
+    assert shown(dsn, "t")[:2] == before
+    assert kinds(dsn, "t") == ["task-started", "task-succeeded", "task-received"]
+
+
+def first_hand(connection: Connection, *events: Event) -> None:
+    """Record what backends and signals tell."""
+    Journal().append(connection, *events)
+
+
+def says_for_itself(connection: Connection, pid: int = 4711) -> None:
+    """Have the worker journal by itself."""
+    first_hand(connection, Emitter().emit(WorkerOnline, WORKER, pid=pid, source="signal"))
+
+
+def test_a_worker_that_journals_is_only_witnessed(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """What it broadcasts is no second fact, whether its own word is there already or comes later."""
+    says_for_itself(connection)
+    started = Emitter().emit(TaskStarted, "t", worker=WORKER, run="r", source="signal")
+    first_hand(connection, started)
+
+    record(recorder, connection, *foreigner.life("t"))
+
+    witnesses = [one.event for one in recorded(dsn, "t")][1:]
+    assert [(event.kind, event.state, event.worker, event.pid) for event in witnesses if isinstance(event, TaskWitnessed)] == [
+        ("task-witnessed", state, WORKER, 4711) for state in ("RECEIVED", "STARTED", "SUCCESS")
+    ]
+
+
+def test_what_a_worker_that_journals_says_of_itself_is_dropped(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """Its own heartbeats say more, and the view has to show whose word it is."""
+    says_for_itself(connection)
+
+    message = record(recorder, connection, foreigner.says("worker-heartbeat", freq=2.0), foreigner.says("worker-offline"))
+
+    assert kinds(dsn, WORKER) == ["worker-online"]
+    assert message.done
+
+
+@pytest.mark.parametrize(
+    "foreigner",
+    [
+        pytest.param(Foreigner(pid=1), id="another process"),
+        pytest.param(Foreigner("celery@elsewhere"), id="another name"),
+    ],
+)
+def test_another_worker_is_not_taken_for_one_that_journals(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """The name alone is that of whoever runs there now."""
+    says_for_itself(connection)
+
+    record(recorder, connection, *foreigner.life("t"))
+
+    assert kinds(dsn, "t") == ["task-received", "task-started", "task-succeeded"]
+
+
+def test_a_worker_that_ceased_to_journal_is_foreign_again(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """In a container the next one has the same name and the same process id."""
+    says_for_itself(connection)
+    later = [{**event, "timestamp": time.time() + 3600} for event in foreigner.life("t")]
+
+    record(recorder, connection, *later)
+
+    assert kinds(dsn, "t") == ["task-received", "task-started", "task-succeeded"]
+
+
+def test_a_backlog_of_a_worker_that_journalled_is_witnessed(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """What it broadcast an hour ago is as much its own as what it broadcasts now; its clock does not matter."""
+    says_for_itself(connection)
+    earlier = [{**event, "timestamp": time.time() - 3600} for event in foreigner.life("t")]
+
+    record(recorder, connection, *earlier)
+
+    assert set(kinds(dsn, "t")) == {"task-witnessed"}
+
+
+def test_what_is_there_first_hand_is_witnessed(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """A worker that journals, but of which nothing is known as a worker: its facts are known by themselves."""
+    emitter = Emitter()
+    first_hand(connection, emitter.emit(TaskSent, "t", source="signal"), emitter.emit(TaskSucceeded, "t", worker=WORKER, source="backend"))
+
+    record(recorder, connection, Foreigner("gen1@web").says("task-sent", "t", retries=0), *foreigner.life("t"))
+
+    assert kinds(dsn, "t") == ["task-sent", "task-succeeded", "task-witnessed", "task-received", "task-started", "task-witnessed"]
+
+
+def test_one_fact_has_one_witness(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """The second success that is broadcast is a fact of its own if the log has only one first-hand: it ran twice."""
+    first_hand(connection, Emitter().emit(TaskSucceeded, "t", worker=WORKER, source="backend"))
+
+    record(recorder, connection, foreigner.received("t"), foreigner.says("task-succeeded", "t"))
+    record(recorder, connection, foreigner.received("t"), foreigner.says("task-succeeded", "t"))
+
+    assert kinds(dsn, "t") == ["task-succeeded", "task-received", "task-witnessed", "task-received", "task-succeeded"]
+
+
+def test_another_workers_fact_is_not_witnessed(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """A redelivered task ran there as well."""
+    first_hand(connection, Emitter().emit(TaskSucceeded, "t", worker="celery@journalling", source="backend"))
+
+    record(recorder, connection, *foreigner.life("t"))
+
+    assert kinds(dsn, "t") == ["task-succeeded", "task-received", "task-started", "task-succeeded"]
+
+
+def test_asking_for_a_revoke_is_not_effecting_it(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """Somebody asked, and the worker did it: two facts."""
+    first_hand(connection, Emitter().emit(TaskRevoked, "t", source="signal"))
+
+    record(recorder, connection, foreigner.says("task-revoked", "t", terminated=True))
+
+    assert kinds(dsn, "t") == ["task-revoked", "task-revoked"]
+
+
+def test_a_fact_told_later_first_hand_does_not_count_twice_when_it_comes_again(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """Recorded as a fact, killed before the acknowledgement, delivered again when the log knows better: nothing is added."""
+    received, started, succeeded = foreigner.life("t")
+    record(recorder, connection, received, started, succeeded)
+    first_hand(connection, Emitter().emit(TaskSucceeded, "t", worker=WORKER, source="backend"))
+
+    message = record(Recorder(Journal()), connection, received, started, succeeded)
+
+    assert kinds(dsn, "t").count("task-witnessed") == 0
+    assert message.done
+
+
+def test_only_the_newest_heartbeat_of_a_batch_is_kept(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """Who was heard of is heard of now."""
+    other = Foreigner("celery@other")
+
+    record(
+        recorder,
+        connection,
+        *[foreigner.says("worker-heartbeat", at=time.time() + n, active=n, freq=2.0) for n in range(5)],
+        other.says("worker-heartbeat", freq=2.0),
+        foreigner.says("worker-heartbeat", at=time.time() - 60, active=99),
+        foreigner.says("worker-offline"),
+    )
+
+    assert ask(dsn, b"select kind, stream from celery_journal.event order by stream, kind") == [
+        ("worker-heartbeat", WORKER),
+        ("worker-offline", WORKER),
+        ("worker-heartbeat", "celery@other"),
+    ]
+    assert ask(dsn, b"select worker, active, source from celery_journal.worker where worker = 'celery@other'") == [
+        ("celery@other", None, "broadcast")
+    ]
+
+
+def test_what_cannot_be_read_or_stored_keeps_nothing_else(
+    dsn: str, connection: Connection, foreigner: Foreigner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Broken messages, broken events, one above the limit: counted, said, and done with."""
+    recorder = Recorder(Journal(max_payload_bytes=2000))
+    broken = [
+        Delivery(Message(b"\x80\x04K\x01.", "application/x-python-serialize"), 0),
+        Delivery(Message(b"{", "application/json"), 0),
+        delivery(3, {"type": "task-started"}, foreigner.says("shop-opened")),
+    ]
+    fine = delivery(foreigner.received("a"), foreigner.received("large", args="x" * 3000), foreigner.received("b"))
+
+    recorder.take([*broken, fine])
+    recorder.record(connection, all_of_it=True)
+
+    assert (kinds(dsn, "a"), kinds(dsn, "b"), kinds(dsn, "large")) == (["task-received"], ["task-received"], [])
+    assert (recorder.tally.malformed, recorder.tally.refused) == (4, 1)
+    assert all(one.done for one in [*broken, fine])
+    assert len([record for record in caplog.records if "skipped" in record.message]) == 4
+    assert "large" in [getattr(record, "stream", "") for record in caplog.records]
+
+
+def test_names_that_no_column_holds_are_told_like_others(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """NUL and lone surrogates, in the id and in the name of the worker."""
+    odd = Foreigner("celery@\0\udcff")
+
+    record(recorder, connection, odd.received("t\0", retries=1), odd.says("task-started", "t\0"))
+    record(Recorder(Journal()), connection, odd.says("task-succeeded", "t\0"))
+
+    assert [(kind, attempt) for kind, attempt, _ in shown(dsn, "t\0")] == [("task-received", 1), ("task-started", 1), ("task-succeeded", 1)]
+    assert len({run for _, _, run in shown(dsn, "t\0")}) == 1
+
+
+def test_an_outage_loses_nothing(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """A batch that the database did not take is there for the next try, as it was."""
+    message = delivery(*foreigner.life("t"))
+    recorder.take([message])
+    with psycopg.connect(dsn, autocommit=True) as broken:
+        broken.execute(b"set default_transaction_read_only = on")
+        with pytest.raises(psycopg.Error):
+            recorder.record(broken, all_of_it=True)
+    waited = (recorder.waiting, message.done)
+
+    recorder.record(connection, all_of_it=True)
+
+    assert waited == (3, False)
+    assert kinds(dsn, "t") == ["task-received", "task-started", "task-succeeded"]
+    assert (recorder.waiting, message.done) == (0, True)
+
+
+def test_what_is_told_is_found_by_its_stream_in_few_partitions(connection: Connection) -> None:
+    """One look by the index for each task, and only where the time may be."""
+    emitter, journal = Emitter(), Journal()
+    journal.append(connection, *[emitter.emit(kind, f"t{n}", worker=WORKER) for n in range(2000) for kind in (TaskReceived, TaskSucceeded)])
+    connection.execute(b"analyze celery_journal.event")
+    now = datetime.now(UTC)
+    window = {"since": now - timedelta(days=1), "until": now + timedelta(days=1)}
+
+    query = b"explain (format json, analyze) " + sql.query("broadcast.sql", "told")
+    ((plan,),) = connection.execute(query, {"streams": [f"t{n}" for n in range(100)], **window}).fetchall()
+
+    text = json.dumps(plan)
+    assert "Seq Scan" not in text.replace("event_default", "")
+    assert text.count('"Relation Name": "event_2') <= 2
+    assert "stream_position_idx" in text
