@@ -13,19 +13,17 @@ select w.worker,
    and w.pid is not null
 
 -- name: told
--- What is known of these tasks first-hand, what of that was broadcast, and what was received and sent by whomever's word. Of the
--- partitions of the log only those of around that time are looked at.
+-- What is known of these tasks, by whomever's word. Of the partitions of the log only those of around that time are looked at.
 select e.event_id, e.stream, e.kind, e.state, e.attempt, e.worker, e.run, e.source, e.occurred_at
   from celery_journal.event e
  where e.stream = any(%(streams)s::text[])
    and e.event_id >= celery_journal.first_event_id(%(since)s::timestamptz)
    and e.event_id < celery_journal.first_event_id(%(until)s::timestamptz)
    and e.state is not null
-   and (e.source is distinct from 'broadcast' or e.kind in ('task-sent', 'task-received', 'task-witnessed'))
 
--- name: received
--- Whatever the log says of the attempts of these tasks, however long ago: a task with an eta may have been received last month.
+-- name: ever told
+-- The same, however long ago: a task with an eta may have been received last month.
 select e.event_id, e.stream, e.kind, e.state, e.attempt, e.worker, e.run, e.source, e.occurred_at
   from celery_journal.event e
  where e.stream = any(%(streams)s::text[])
-   and e.kind in ('task-sent', 'task-received', 'task-witnessed')
+   and e.state is not null

@@ -54,19 +54,24 @@ def judge(connection: Connection, schema: str, testimonies: Sequence[Testimony],
                 judgement.events.append(_fact(testimony, 0, None))
                 judgement.facts += 1
         elif testimony.event_id not in known.ids:
-            attempt, run = testimony.attempt, testimony.event_id.hex if testimony.kind is TaskReceived else None
+            attempt, name = testimony.attempt, testimony.event_id.hex if testimony.kind is TaskReceived else None
             if attempt is None:
-                attempt, run = known.delivery_of(testimony)
-                if attempt is None and may_wait[place]:
+                run = known.run_of(testimony)
+                if run is None and may_wait[place]:
                     judgement.open.add(place)
                     continue
-            attempt = known.attempts.get(escape(testimony.stream), 0) if attempt is None else attempt
+                if run is None:
+                    attempt = known.attempts.get(escape(testimony.stream), 0)
+                else:
+                    run.reach(testimony.state)
+                    attempt, name = run.attempt, run.name
+            known.ids.add(testimony.event_id)
             if (speaks_for_itself and testimony.kind is not TaskSent) or known.has_first_hand(testimony, attempt):
                 known.witness(testimony, attempt)
                 judgement.events.append(_witness(testimony, attempt))
                 judgement.witnessed += 1
             else:
-                judgement.events.append(_fact(testimony, attempt, run))
+                judgement.events.append(_fact(testimony, attempt, name))
                 judgement.facts += 1
     return judgement
 
@@ -84,15 +89,15 @@ def _known(connection: Connection, schema: str, testimonies: Sequence[Testimony]
     of_tasks = [testimony for testimony in testimonies if testimony.is_of_task]
     if not of_tasks:
         return known
-    for testimony in of_tasks:
-        known.hear(testimony)
     moments = [min(max(testimony.occurred_at, _FIRST), _LAST) for testimony in of_tasks]
     window = {"since": min(moments) - _AROUND, "until": max(moments) + _AROUND}
     streams = list({escape(testimony.stream) for testimony in of_tasks})
     known.learn(connection.execute(sql.query("broadcast.sql", "told", schema), {"streams": streams, **window}))
-    unknown = {escape(one.stream) for one in of_tasks if one.attempt is None and known.delivery_of(one)[0] is None}
+    for testimony in of_tasks:
+        known.hear(testimony)
+    unknown = {escape(one.stream) for one in of_tasks if one.attempt is None and known.run_of(one) is None}
     if unknown:
-        known.learn_attempts(connection.execute(sql.query("broadcast.sql", "received", schema), {"streams": list(unknown)}))
+        known.learn(connection.execute(sql.query("broadcast.sql", "ever told", schema), {"streams": list(unknown)}))
     return known
 
 

@@ -1,4 +1,4 @@
-"""What the log and the batch know of tasks: who received which attempt, and what has been told first-hand."""
+"""What the log and the batch know of tasks: their runs, and what has been told first-hand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from celery import states
+
 from celery_journal.journal.codec import escape
 from celery_journal.journal.events import TaskReceived, TaskRevoked
 
+from .runs import Run, run_of
 from .translator import Testimony
 
 #: Stream, state, attempt, and worker, '' where none is named.
@@ -32,63 +35,63 @@ class Told(NamedTuple):
     occurred_at: datetime
 
 
-class Receipt(NamedTuple):
-    """A worker received the message of an attempt; `run` is None where only a witness of that is at hand."""
-
-    occurred_at: datetime
-    attempt: int
-    run: str | None
-
-
 @dataclass(slots=True)
 class Known:
     """What is known of the tasks of a batch, all names as the log writes them."""
 
     #: By stream and worker.
-    receipts: dict[tuple[str, str], list[Receipt]] = field(default_factory=lambda: defaultdict(list))
+    runs: dict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     #: The newest attempt of a task that anybody has told of.
     attempts: dict[str, int] = field(default_factory=dict)
     #: How often the log has a fact first-hand, and how often that was witnessed.
     facts: Counter[Fact] = field(default_factory=Counter)
     witnessed: Counter[Fact] = field(default_factory=Counter)
-    #: The ids of what is recorded as a witness already.
+    #: The ids of what the log has, or will have of this batch.
     ids: set[UUID] = field(default_factory=set)
+    _heard: set[UUID] = field(default_factory=set)
 
     def learn(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Take in what the log tells."""
-        for told in map(Told._make, rows):
-            self._learn_attempt(told)
+        """Take in what the log tells. How far a run has come counts by the broadcast alone, which is behind what is told first-hand."""
+        unknown = [told for told in map(Told._make, rows) if told.event_id not in self.ids]
+        for told in unknown:
+            self.ids.add(told.event_id)
+            self.attempts[told.stream] = max(told.attempt, self.attempts.get(told.stream, 0))
             # A retry is sent by the worker that ran the task, which its signal may name; nobody else's broadcast tells of it.
-            worker = "" if told.state == "PENDING" else told.worker or ""
+            fact = (told.stream, told.state, told.attempt, "" if told.state == states.PENDING else told.worker or "")
             if told.kind == "task-witnessed":
-                self.witnessed[told.stream, told.state, told.attempt, worker] += 1
-                self.ids.add(told.event_id)
+                self.witnessed[fact] += 1
             elif told.source != "broadcast":
-                self.facts[told.stream, told.state, told.attempt, worker] += 1
+                self.facts[fact] += 1
+        # A witness of what somebody else received stands for a run only where there is no other word of it.
+        for told in sorted(unknown, key=lambda told: (told.kind == "task-witnessed", told.occurred_at)):
+            if told.state == states.RECEIVED and told.worker is not None:
+                runs = self.runs[told.stream, told.worker]
+                if told.kind != "task-witnessed" or all(run.attempt != told.attempt for run in runs):
+                    runs.append(Run(told.occurred_at, told.attempt, told.run))
+        for told in sorted(unknown, key=lambda told: told.occurred_at):
+            if told.kind == "task-witnessed" or told.source == "broadcast":
+                self._reach(told)
 
-    def learn_attempts(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Take in what the log tells of attempts, and nothing else."""
-        for told in map(Told._make, rows):
-            self._learn_attempt(told)
+    def _reach(self, told: Told) -> None:
+        runs = self.runs.get((told.stream, told.worker or ""), [])
+        named = [run for run in runs if told.run is not None and run.name == told.run]
+        run = named[0] if named else run_of([run for run in runs if run.attempt == told.attempt], told.state, told.occurred_at)
+        if run is not None:
+            run.reach(told.state)
 
     def hear(self, testimony: Testimony) -> None:
         """Take in what the batch tells of attempts."""
-        if testimony.attempt is not None:
+        if testimony.attempt is not None and testimony.event_id not in self.ids and testimony.event_id not in self._heard:
+            self._heard.add(testimony.event_id)
             stream = escape(testimony.stream)
             self.attempts[stream] = max(testimony.attempt, self.attempts.get(stream, 0))
             if testimony.kind is TaskReceived:
-                receipt = Receipt(testimony.occurred_at, testimony.attempt, testimony.event_id.hex)
-                self.receipts[stream, escape(testimony.hostname)].append(receipt)
+                run = Run(testimony.occurred_at, testimony.attempt, testimony.event_id.hex)
+                self.runs[stream, escape(testimony.hostname)].append(run)
 
-    def delivery_of(self, testimony: Testimony) -> tuple[int | None, str | None]:
-        """Return the attempt and the run that the testimony is about: of the last delivery to that worker before it."""
-        receipts = self.receipts.get((escape(testimony.stream), escape(testimony.hostname)), ())
-        before = [receipt for receipt in receipts if receipt.occurred_at <= testimony.occurred_at]
-        if not before:
-            return None, None
-        attempt = max(before, key=_moment).attempt
-        runs = [receipt for receipt in before if receipt.attempt == attempt and receipt.run is not None]
-        return attempt, max(runs, key=_moment).run if runs else None
+    def run_of(self, testimony: Testimony) -> Run | None:
+        """Return the run that the testimony is about; None if nobody has told of it."""
+        return run_of(self.runs.get((escape(testimony.stream), escape(testimony.hostname)), ()), testimony.state, testimony.occurred_at)
 
     def has_first_hand(self, testimony: Testimony, attempt: int) -> bool:
         """Return whether the log has the fact from somebody nearer, and no other testimony has witnessed that yet."""
@@ -101,12 +104,3 @@ class Known:
     def witness(self, testimony: Testimony, attempt: int) -> None:
         """Take in that the testimony is recorded as a witness."""
         self.witnessed[escape(testimony.stream), testimony.state, attempt, escape(testimony.worker or "")] += 1
-
-    def _learn_attempt(self, told: Told) -> None:
-        if told.state == "RECEIVED" and told.worker is not None:
-            self.receipts[told.stream, told.worker].append(Receipt(told.occurred_at, told.attempt, told.run))
-        self.attempts[told.stream] = max(told.attempt, self.attempts.get(told.stream, 0))
-
-
-def _moment(receipt: Receipt) -> datetime:
-    return receipt.occurred_at

@@ -19,6 +19,7 @@ from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import (
     Event,
     TaskReceived,
+    TaskRetried,
     TaskRevoked,
     TaskSent,
     TaskStarted,
@@ -116,6 +117,52 @@ def test_a_delivery_that_ran_twice_is_two_runs(dsn: str, connection: Connection,
 
     runs = ask(dsn, b"select worker, status from celery_journal.task_attempt order by date_received")
     assert runs == [(WORKER, "STARTED"), ("celery@other", "SUCCESS"), (WORKER, "SUCCESS")]
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "at once"])
+@pytest.mark.parametrize("journalling", [True, False], ids=["journalling", "foreign"])
+def test_a_retry_that_overtakes_is_told_apart(
+    journalling: bool, apart: bool, dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """The message of a retry is sent first: it may be received, and started, before the worker says that the first attempt is over."""
+    events = [
+        foreigner.received("t"),
+        foreigner.says("task-started", "t"),
+        foreigner.received("t", retries=1),
+        foreigner.says("task-retried", "t"),
+        foreigner.says("task-started", "t"),
+        foreigner.received("t", retries=2),
+        foreigner.says("task-started", "t"),
+        foreigner.says("task-retried", "t"),
+        foreigner.says("task-succeeded", "t"),
+    ]
+    expected = [("RECEIVED", 0), ("STARTED", 0), ("RECEIVED", 1), ("RETRY", 0), ("STARTED", 1), ("RECEIVED", 2), ("STARTED", 2)]
+    expected += [("RETRY", 1), ("SUCCESS", 2)]
+    if journalling:  # all of it is there, told first-hand, before the first word of the broadcast
+        says_for_itself(connection)
+        kind = {"RECEIVED": TaskReceived, "STARTED": TaskStarted, "RETRY": TaskRetried, "SUCCESS": TaskSucceeded}
+        emitter = Emitter()
+        told = [emitter.emit(kind[state], "t", attempt=n, worker=WORKER, run=f"r{n}", source="signal") for state, n in expected]
+        for event, broadcast in zip(told, events, strict=True):
+            first_hand(connection, event.model_copy(update={"occurred_at": datetime.fromtimestamp(broadcast["timestamp"] - 0.001, UTC)}))
+
+    for event in events if apart else [events]:
+        record(recorder, connection, *(event if isinstance(event, list) else [event]))
+
+    query = b"select state, attempt from celery_journal.event where source = 'broadcast' order by occurred_at, position"
+    assert ask(dsn, query) == expected
+
+
+def test_a_worker_that_died_leaves_its_run_open(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """The same worker is started again, takes the message again, and retries the task: all of that is the second run."""
+    for attempt in (0, 0, 1):
+        record(recorder, connection, foreigner.received("t", retries=attempt), foreigner.says("task-started", "t"))
+        if attempt == 0 and "task-started" in kinds(dsn, "t")[2:]:
+            record(recorder, connection, foreigner.says("task-retried", "t"))
+    record(recorder, connection, foreigner.says("task-retried", "t"))
+
+    runs = ask(dsn, b"select attempt, status from celery_journal.task_attempt order by date_received")
+    assert runs == [(0, "STARTED"), (0, "RETRY"), (1, "RETRY")]
 
 
 def test_what_was_received_a_month_ago_is_found(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:

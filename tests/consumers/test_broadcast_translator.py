@@ -26,7 +26,7 @@ WORKER = Foreigner()
 
 
 def told(kind: str, **fields: Any) -> Told:
-    testimony = translate(WORKER.says(kind, "t", at=MOMENT, **fields))
+    testimony = translate(WORKER.says(kind, "t", MOMENT, **fields))
     assert testimony is not None
     return testimony
 
@@ -45,9 +45,17 @@ def test_every_event_of_a_task_is_told(kind: str) -> None:
 @pytest.mark.parametrize("kind", WORKER_KINDS)
 def test_every_event_of_a_worker_is_told(kind: str) -> None:
     """Its stream is the worker, and what it says of itself is kept."""
-    heart = {"sw_ident": "py-celery", "sw_ver": "4.4.7", "sw_sys": "Linux", "freq": 2.0, "active": 3, "processed": 40, "loadavg": [0.5, 1, 2]}
+    heart = {
+        "sw_ident": "py-celery",
+        "sw_ver": "4.4.7",
+        "sw_sys": "Linux",
+        "freq": 2.0,
+        "active": 3,
+        "processed": 40,
+        "loadavg": [0.5, 1, 2],
+    }
 
-    testimony = translate(WORKER.says(kind, at=MOMENT, **heart))
+    testimony = translate(WORKER.says(kind, None, MOMENT, **heart))
 
     assert testimony is not None
     assert (testimony.kind, testimony.stream, testimony.pid) == (WORKER_KINDS[kind], "celery@foreign", 4711)
