@@ -6,7 +6,7 @@ Being lost is a judgement and no state: a task that goes on after all is simply 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -47,8 +47,10 @@ class Lost:
     run: str | None = None
     worker: str | None = None
     queue: str | None = None
-    #: The group it is in; of the body of a chord, the chord.
+    #: The group it is in.
     group_id: str | None = None
+    #: The open chord whose body it is.
+    body_of: str | None = None
     date_sent: datetime | None = None
     #: When it was last heard of, by the clock of the database.
     recorded_at: datetime | None = None
@@ -58,7 +60,7 @@ class Lost:
     @property
     def is_body(self) -> bool:
         """Whether it is the body of a chord, which nobody has sent."""
-        return self.cause in {"body not sent", "members lost"}
+        return self.body_of is not None
 
 
 def find_lost(
@@ -126,9 +128,11 @@ def _mark(connection: Connection, lost: Sequence[Lost], journal: Journal, emitte
     events = [
         emitter.emit(TaskLost, one.task_id or "", attempt=one.attempt, reason=one.reason, worker=one.worker, source=source) for one in lost
     ]
-    if events:
-        journal.append(connection, *events)
-    return lost
+    if not events:
+        return []
+    journal.append(connection, *events)
+    (now,) = connection.execute(sql.query("lost.sql", "now", journal.schema)).fetchone() or (None,)
+    return [replace(one, marked=True, recorded_at=now) for one in lost]
 
 
 def _marked(row: dict[str, Any]) -> Lost:
@@ -189,6 +193,6 @@ def _body(row: dict[str, Any], cause: str, reason: str) -> Lost:
         state="PENDING",
         cause=cause,
         reason=reason,
-        group_id=row["group_id"],
+        body_of=row["group_id"],
         recorded_at=row["heard_at"],
     )

@@ -73,6 +73,10 @@ class Options(BaseModel):
     chord_lease: PositiveFloat = 30.0
     #: Seconds between two looks for chords that a crash has left without a body.
     sweep_interval: PositiveFloat = 10.0
+    #: Mark tasks as lost that will not go on by themselves, for all that is known. Their states stay as they are.
+    mark_lost: bool = True
+    #: Seconds without any news after which a task can be lost.
+    lost_grace: PositiveFloat = 300.0
 
     @classmethod
     def read(cls, given: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Options:

@@ -163,6 +163,18 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
     select exists (select from swept)
 $$;
 
+-- The same for the search for what is lost, whose lease is under an id that no chord has either.
+create or replace function celery_journal.begin_lost_sweep(claimant text, pause interval) returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    with swept as (
+        insert into celery_journal.chord_lease as l (group_id, claimed_by, claimed_until)
+        values (chr(1) || 'lost', claimant, clock_timestamp() + pause)
+        on conflict (group_id) do update set claimed_by = excluded.claimed_by, claimed_until = excluded.claimed_until
+         where l.claimed_until < clock_timestamp()
+        returning 1)
+    select exists (select from swept)
+$$;
+
 -- The members of open chords whose part never came though they ended long enough ago, or will never run because a task before
 -- them in their chain did not succeed; and whose state tells (`told_by`). Such a part is lost between the result and the part, or
 -- was never owed by somebody who knows of the chord. A revoke that was only asked for (class 3 of the outcomes) is no end: the

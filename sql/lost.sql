@@ -7,6 +7,9 @@ select pg_advisory_xact_lock(hashtextextended('celery_journal.lost', 0))
 -- name: try lock
 select pg_try_advisory_xact_lock(hashtextextended('celery_journal.lost', 0))
 
+-- name: begin sweep
+select celery_journal.begin_lost_sweep(%(claimant)s, %(pause)s * interval '1 second')
+
 -- name: plan
 -- The planner takes this for long and would compile it, which takes longer than it runs.
 select set_config('jit', 'off', true)
@@ -173,11 +176,21 @@ select a.task_id, a.task_name as name, a.status as state, coalesce(a.attempt, a.
 
 -- name: marked
 -- What was marked and of which nothing was heard since.
-select t.task_id, t.task_name as name, t.status as state, t.retries as attempt, t.queue, t.group_id, t.worker, t.date_sent, t.recorded_at, t.lost_reason
+select t.task_id, t.task_name as name, t.status as state, coalesce(r.attempt, t.retries, 0) as attempt, r.run, t.queue, t.group_id, t.worker,
+       t.date_sent, t.recorded_at, t.lost_reason,
+       case when t.task_name is null and t.worker is null then celery_journal.chord_of_body(t.task_id) end as body_of
   from celery_journal.task_result t
+       left join lateral (
+           select a.attempt, a.run from celery_journal.task_attempt a
+            where a.task_id = t.task_id
+            order by a.attempt desc, a.recorded_at desc
+            limit 1) r on true
  where t.date_done is null and t.lost_reason is not null
  order by t.date_created, t.task_id
  limit %(limit)s
+
+-- name: now
+select clock_timestamp()
 
 -- name: still open
 -- Those of which nothing was heard since they were found.

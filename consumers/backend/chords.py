@@ -236,14 +236,36 @@ class Chords(JournalBase):
                 raise ChordError(f"Callback error: {exc!r}") from exc
         except ChordError as exc:
             logger.exception("Chord %r raised: %r", group_id, exc)
-            owed = list(members_of(body))  # before Celery, which fails a group by giving its tasks another one
-            self._fail_body(body, exc)
-            for member in owed:  # a body that is a member of an outer chord
-                self.on_chord_part_return(member, states.FAILURE, exc)
-            self._end(kinds.ChordFailed, group_id, body_id, reason=str(exc))
+            self._fail(group_id, body, body_id, exc)
         else:
             self._end(kinds.ChordUnlocked, group_id, body_id)
         return True
+
+    def fail_chord(self, group_id: str, exc: ChordError) -> bool:
+        """End a chord whose parts have all returned as a failure, instead of sending its body; return whether that was ours to do."""
+        query, claim = self._claim(group_id, 0)
+        (answer,) = self.database.run(lambda connection: connection.execute(query, claim).fetchone()) or (None,)
+        if answer not in {"claimed", "taken over"}:
+            return False
+        body = self._recorded_body(group_id)
+        body_id = _result_id(body) or body.options.setdefault("task_id", uuid())
+        if self._was_sent(body, body_id):
+            self._end(kinds.ChordUnlocked, group_id, body_id)
+            return False
+        self._fail(group_id, body, body_id, exc)
+        return True
+
+    def open_chord(self, group_id: str) -> Any:
+        """Return the body of a chord that has not ended; None if there is no such chord."""
+        counter = self._rows(ChordCounter, [group_id], fresh=True).get(group_id)
+        return self._recorded_body(group_id) if counter is not None and counter.state == "open" else None
+
+    def _fail(self, group_id: str, body: Any, body_id: str, exc: ChordError) -> None:
+        owed = list(members_of(body))  # before Celery, which fails a group by giving its tasks another one
+        self._fail_body(body, exc)
+        for member in owed:  # a body that is a member of an outer chord
+            self.on_chord_part_return(member, states.FAILURE, exc)
+        self._end(kinds.ChordFailed, group_id, body_id, reason=str(exc))
 
     def _fail_body(self, body: Any, exc: ChordError) -> None:
         """Fail the body, and whatever else holds its result: Celery knows of tasks, chains and, from 5.6 on, of groups."""
@@ -323,8 +345,9 @@ class Chords(JournalBase):
         return maybe_signature(body, app=self.app)
 
     def _was_sent(self, body: Any, body_id: str) -> bool:
-        """Return whether the journal knows any task of the body."""
-        return bool(self._rows(TaskResult, {body_id, *_ids(tasks_of(body))}, fresh=True))
+        """Return whether the journal knows any task of the body; that one was marked as lost says nothing of it."""
+        rows = self._rows(TaskResult, {body_id, *_ids(tasks_of(body))}, fresh=True)
+        return any(row.task_name or row.worker or row.status != states.PENDING for row in rows.values())
 
 
 def _header(header_result_args: Any) -> tuple[str, list[Any] | None]:

@@ -1,4 +1,4 @@
-"""The sweep inside a worker: chords that a crash has left open are completed by whoever is alive."""
+"""The sweep inside a worker: chords that a crash has left open are completed by whoever is alive, and what is lost is marked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import weakref
 from typing import Any, ClassVar
 
 from celery.signals import worker_ready, worker_shutting_down
+
+from celery_journal.consumers.sweeping import LostSweep
 
 from .chords import Chords
 from .connection import JournalUnavailable
@@ -23,6 +25,7 @@ class Sweeper(threading.Thread):
     def __init__(self, backend: Chords) -> None:
         super().__init__(name="celery-journal-sweeper", daemon=True)
         self._backend = backend
+        self._lost = LostSweep.of(backend)
         self._stopped = threading.Event()
         self.running.add(self)
 
@@ -40,6 +43,8 @@ class Sweeper(threading.Thread):
                 logger.warning("the sweep must wait for the journal: %s", exc)
             except Exception:
                 logger.exception("the sweep failed, and will be tried again")
+            if self._lost is not None:
+                self._lost.try_turn()
 
 
 @worker_ready.connect(weak=False, dispatch_uid="celery-journal-sweeper")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 
 from celery_journal import sql
-from celery_journal.consumers import embedded
-from celery_journal.consumers.options import locate
-from celery_journal.journal import Connection, connect, migrate, pending_migrations, schema_version, script, wanted_version
+from celery_journal.journal import migrate, pending_migrations, projections_to_rebuild, schema_version, script, wanted_version
 
 from .capture import capture
+from .explain import explain
 from .failure import EXIT_CODES, one_sentence
+from .lost import lost
 from .projections import projections
 from .spool import spool
-
-F = TypeVar("F", bound=Callable[..., Any])
+from .stale import stale
+from .target import Target
 
 
 class Commands(click.Group):
@@ -55,31 +53,6 @@ def main(ctx: click.Context, dsn: str | None, schema: str) -> None:
     ctx.obj = Target(dsn, schema)
 
 
-class Target:
-    """The journal that a command is about."""
-
-    def __init__(self, dsn: str | None, schema: str) -> None:
-        self._dsn = dsn
-        self.schema = schema
-
-    @property
-    def given(self) -> bool:
-        """Whether a database was named."""
-        return self._dsn is not None
-
-    @property
-    def location(self) -> str | Path:
-        """The database that was named: its DSN, or the directory of an embedded server."""
-        if self._dsn is None:
-            raise click.UsageError("no database is named; give --dsn postgresql://user@host/db, or set CELERY_JOURNAL_DSN")
-        return locate(self._dsn)
-
-    def connect(self) -> Connection:
-        """Return a connection to the database that was named."""
-        location = self.location
-        return connect(embedded.use(location) if isinstance(location, Path) else location)
-
-
 @main.command("migrate")
 @click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
 @click.pass_obj
@@ -93,8 +66,11 @@ def migrate_command(target: Target, dry_run: bool) -> None:
     """
     with target.connect() as connection:
         pending = pending_migrations(connection, target.schema) if dry_run else migrate(connection, target.schema)
+        incomplete = [] if dry_run else projections_to_rebuild(connection, pending, target.schema)
     for migration in pending:
         click.echo(f"{'would apply' if dry_run else 'applied'} {migration.name}")
+    if incomplete:
+        click.echo(f"fill the new columns: celery-journal projections rebuild {' '.join(incomplete)}")
     if not pending:
         click.echo(f"schema {target.schema} is at version {wanted_version()} already")
 
@@ -150,5 +126,5 @@ def demo_command() -> None:
 
 
 main.add_command(capture)
-main.add_command(projections)
-main.add_command(spool)
+for command in (explain, lost, projections, spool, stale):
+    main.add_command(command)

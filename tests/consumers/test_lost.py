@@ -21,6 +21,7 @@ from celery_journal.journal.events import (
     TaskSucceeded,
     TaskWitnessed,
 )
+
 from .lostscene import GRACE, SOON, Log, ago, pause
 from .scene import ask
 
@@ -329,7 +330,7 @@ def test_a_chord_with_nothing_left_to_wait_for_is_lost(log: Log, claimed: bool) 
 
     assert reason(log, "body").startswith("body not sent: body of chord g: all 2 parts had returned by ")
     assert reason(log, "body").endswith("host:1:abc was about to send it, and did not" if claimed else "nobody has sent it")
-    assert lost(log)["body"].group_id == "g"
+    assert lost(log)["body"].body_of == "g"
 
 
 @pytest.mark.parametrize("where", ["member", "before the member"])
@@ -435,7 +436,7 @@ def test_the_body_of_a_chord_is_marked_under_its_own_id(log: Log, dsn: str) -> N
     mark_lost(log.connection, find_lost(log.connection, GRACE), log.journal, log.emitter)
 
     assert ask(dsn, b"select task_id, status, lost_reason is not null from celery_journal.task_result") == [("body", "PENDING", True)]
-    assert [(one.task_id, one.marked) for one in find_lost(log.connection, GRACE)] == [("body", True)]
+    assert [(one.task_id, one.marked, one.body_of) for one in find_lost(log.connection, GRACE)] == [("body", True, "g")]
     assert find_lost(log.connection, GRACE, unmarked=True) == []
 
 

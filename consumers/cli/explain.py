@@ -1,0 +1,39 @@
+"""The command that says why a task is where it is."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from celery_journal.consumers.words import shown
+from celery_journal.journal import check_version
+
+
+@click.command("explain")
+@click.argument("task_id")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the facts behind the words.")
+@click.pass_context
+def explain(ctx: click.Context, task_id: str, as_json: bool) -> None:
+    """Say in plain words why a task is where it is: queued, running, retrying, lost, ended; or a chord or a group.
+
+    Ages are by the clock of the database, times in UTC. Exit code 1 if the journal never heard of it.
+
+    \b
+    celery-journal explain 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e
+    """
+    from celery_journal.consumers.explain import explain as explain_id
+
+    with ctx.obj.connect() as connection:
+        check_version(connection, ctx.obj.schema)
+        explanation = explain_id(connection, task_id, ctx.obj.schema)
+    if as_json:
+        click.echo(json.dumps(explanation.as_dict(), indent=2))
+    else:
+        name = (explanation.facts.get("task") or {}).get("name")
+        heading = [shown(task_id), *([shown(name)] if name else []), *([shown(explanation.state)] if explanation.state else [])]
+        click.echo(" ".join(heading))
+        for sentence in explanation.sentences:
+            click.echo(f"  {shown(sentence)}")
+    if explanation.kind == "unknown":
+        ctx.exit(1)

@@ -1,0 +1,108 @@
+"""The command that lists what has not ended for too long."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterable
+from datetime import UTC, timedelta
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from celery_journal.consumers.stale import StaleTask, get_stale_tasks
+from celery_journal.consumers.words import duration, shown
+from celery_journal.journal import check_version
+
+UNITS = ("weeks", "days", "hours", "minutes", "seconds", "microseconds")
+
+
+def _units(command: Any) -> Any:
+    for unit in reversed(UNITS):
+        command = click.option(f"--{unit}", type=click.IntRange(min=0), metavar="N", help=f"So many {unit}.")(command)
+    return command
+
+
+@click.command("stale")
+@_units
+@click.option("--terminal-state", "states", multiple=True, metavar="STATE", help="Count this state as an end; may be repeated.")
+@click.option("--scheduled", is_flag=True, help="Only tasks whose eta has passed by more than that, and that have not started.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, as_json: bool, **units: int | None) -> None:
+    """List the tasks that were sent longer ago than an hour, or than you say, and have not ended. Exit code 1 if there are any.
+
+    A task with an eta counts from then on. The units are added up; ended is what Celery takes for an end, unless you say.
+
+    \b
+    celery-journal stale --hours 1
+    """
+    given = {unit: number for unit, number in units.items() if number is not None}
+    try:
+        age = timedelta(**(given or {"hours": 1}))
+    except OverflowError as exc:
+        raise click.BadParameter("that is longer than time is reckoned") from exc
+    with ctx.obj.connect() as connection:
+        check_version(connection, ctx.obj.schema)
+        tasks = get_stale_tasks(connection, age, states or None, scheduled=scheduled, schema=ctx.obj.schema)
+        first = next(tasks, None)
+        if first is not None:
+            tasks = itertools.chain([first], tasks)
+        if as_json:
+            print_json(_as_object(task) for task in tasks)
+        elif first is None:
+            click.echo(f"no {'scheduled ' if scheduled else ''}task is stale: none has waited for longer than {duration(age)}")
+        elif sys.stdout.isatty():
+            _print_table(list(tasks))
+        else:
+            click.echo("Stale scheduled tasks:" if scheduled else "Stale tasks:")
+            for task in tasks:
+                click.echo(f"  {task.date_created.astimezone(UTC)} - {shown(task.task_id)}: {shown(task.name or '')}")
+    if first is not None:
+        ctx.exit(1)
+
+
+def print_json(objects: Iterable[dict[str, Any]]) -> None:
+    """Print a JSON list, one object a line, as they come."""
+    click.echo("[", nl=False)
+    for number, one in enumerate(objects):
+        click.echo(f"{',' if number else ''}\n{json.dumps(one)}", nl=False)
+    click.echo("\n]")
+
+
+def _as_object(task: StaleTask) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "name": task.name,
+        "state": task.state,
+        "date_created": task.date_created.astimezone(UTC).isoformat(),
+        "eta": task.eta and task.eta.astimezone(UTC).isoformat(),
+        "age_seconds": round(task.age.total_seconds(), 3),
+        "worker": task.worker,
+        "worker_alive": task.worker_alive,
+        "queue": task.queue,
+        "lost": task.lost_reason is not None,
+        "reason": task.reason,
+    }
+
+
+def _print_table(tasks: list[StaleTask]) -> None:
+    table = Table(box=None, pad_edge=False, title="Stale tasks", title_justify="left")
+    for heading in ("since", "task", "name", "state", "age", "worker / queue", "reason"):
+        table.add_column(heading, overflow="fold")
+    for task in tasks:
+        cells = (
+            f"{task.date_created.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+            task.task_id,
+            task.name or "",
+            task.state,
+            duration(task.age),
+            task.worker or task.queue or "",
+            task.reason,
+        )
+        table.add_row(*(Text(shown(cell)) for cell in cells))
+    Console().print(table)

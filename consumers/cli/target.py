@@ -1,0 +1,109 @@
+"""What a command is about: the journal in a database that is named, or that of an app."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import click
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+from celery_journal.consumers import embedded
+from celery_journal.consumers.options import locate
+from celery_journal.journal import Connection, connect
+
+
+class Target:
+    """The journal that a command is about."""
+
+    def __init__(self, dsn: str | None, schema: str) -> None:
+        self._dsn = dsn
+        self._schema = schema
+        #: The app whose journal it is, if the command was given one.
+        self.app: Celery | None = None
+
+    @property
+    def schema(self) -> str:
+        """The schema of the journal."""
+        return self._schema
+
+    @property
+    def given(self) -> bool:
+        """Whether a database was named."""
+        return self._dsn is not None
+
+    @property
+    def location(self) -> str | Path:
+        """The database that was named: its DSN, or the directory of an embedded server."""
+        if self._dsn is None:
+            raise click.UsageError("no database is named; give --dsn postgresql://user@host/db, or set CELERY_JOURNAL_DSN")
+        return locate(self._dsn)
+
+    def connect(self) -> Connection:
+        """Return a connection to the database that was named."""
+        location = self.location
+        return connect(embedded.use(location) if isinstance(location, Path) else location)
+
+    @property
+    def backend(self) -> Any:
+        """The result backend of this journal, of the app or of one that knows no tasks and reaches no broker."""
+        app = Celery("celery-journal", set_as_current=False, broker="memory://", backend=self._url())
+        app.conf.result_backend_transport_options = {"schema": self.schema}
+        return app.backend
+
+    def _url(self) -> str:
+        location = self.location
+        if isinstance(location, Path):
+            return f"journal+embedded://{location}"
+        with suppress(ProgrammingError):  # whoever connects says so
+            parts = conninfo_to_dict(location)
+            user, password = parts.pop("user", None), parts.pop("password", None)
+            account = ":".join(quote(str(part), safe="") for part in (user, password) if part) + "@" if user else ""
+            return f"journal+postgresql://{account}/?{urlencode(parts, quote_via=quote)}"
+        return f"journal+{location}"
+
+
+class AppTarget(Target):
+    """The journal to which the results of an app go."""
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__(None, "")
+        self.app: Celery = app
+
+    @property
+    def schema(self) -> str:
+        """The schema of the app's journal."""
+        schema: str = self.backend.options.schema_name
+        return schema
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a database: there is, or else this says so."""
+        return bool(self.location)
+
+    @property
+    def location(self) -> str | Path:
+        """The database of the app."""
+        location: str | Path = self.backend.location
+        return location
+
+    @property
+    def backend(self) -> Any:
+        """The app's result backend, if it is the journal's."""
+        from celery_journal.consumers.backend import JournalBackend
+
+        try:
+            backend = self.app.backend
+        except ImproperlyConfigured as exc:
+            raise click.UsageError(str(exc)) from exc
+        if not isinstance(backend, JournalBackend):
+            name = type(backend).__name__
+            raise click.UsageError(
+                f"the results of this app go to {name}, not to a journal; write result_backend = 'journal+postgresql://...'"
+            )
+        return backend

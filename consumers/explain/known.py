@@ -1,0 +1,126 @@
+"""What the journal knows about an id: read first, told afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from psycopg.rows import dict_row
+
+from celery_journal import sql
+from celery_journal.journal import Connection, Journal, RecordedEvent
+from celery_journal.journal.codec import escape
+from celery_journal.journal.events import Event
+
+E = TypeVar("E", bound=Event)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chord:
+    """A chord, and whom it waits for."""
+
+    row: Row
+    #: The members that have not returned, with their states; those of which nothing is known have none.
+    missing: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything about one id. Ages are to be reckoned from `now`, which is the database's."""
+
+    id: str
+    now: datetime
+    task: Row | None
+    attempts: list[Row]
+    events: list[RecordedEvent]
+    workers: dict[str, Row]
+    #: Who consumes the queue in which the task waits, and how much is before it.
+    consumers: Row | None
+    ahead: int
+    #: The chord of this id, and the open one whose body this is.
+    chord: Chord | None
+    body_of: Chord | None
+    group: Row | None
+    members: list[Row]
+
+    def last(self, kind: type[E], attempt: int | None = None) -> tuple[E, datetime] | None:
+        """Return the last fact of that kind (of an attempt), and when the database heard of it."""
+        for recorded in reversed(self.events):
+            if isinstance(recorded.event, kind) and attempt in {None, recorded.event.attempt}:
+                return recorded.event, recorded.recorded_at
+        return None
+
+
+class Reader:
+    """Asks the views and the log."""
+
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+
+    def rows(self, name: str, **parameters: Any) -> list[Row]:
+        """Return the rows of a query of explain.sql."""
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(sql.query("explain.sql", name, self._schema), parameters).fetchall()
+
+    def one(self, name: str, **parameters: Any) -> Row | None:
+        """Return its only row."""
+        return next(iter(self.rows(name, **parameters)), None)
+
+    def known(self, subject: str) -> Known:
+        """Return what is known about the id."""
+        key = escape(subject)
+        task, attempts = self.one("task", id=key), self.rows("attempts", id=key)
+        events = Journal(self._schema).read_stream(self._connection, subject)
+        names = {row["worker"] for row in (*attempts, *([task] if task else [])) if row["worker"]} | {key}
+        names |= {worker for recorded in events if (worker := getattr(recorded.event, "worker", None))}
+        workers = {row["worker"]: row for row in self.rows("workers", workers=[escape(name) for name in names])}
+        queue = attempts[-1]["queue"] if attempts else task["queue"] if task else None
+        consumers, ahead = None, 0
+        if task is not None and task["date_done"] is None and queue is not None:
+            consumers = self.one("consumers", queue=queue)
+            ahead = (self.one("ahead", queue=queue, sent=task["date_sent"]) or {"count": 0})["count"]
+        (of_body,) = (self.one("chord of body", id=key) or {"": None}).values()
+        group = self.one("group", id=key)
+        members = [] if task else self.rows("open members", id=key)
+        if group is not None:
+            members = self._states(group["members"] or [])
+        return Known(
+            id=subject,
+            now=(self.one("now") or {})["clock_timestamp"],
+            task=task,
+            attempts=attempts,
+            events=events,
+            workers=workers,
+            consumers=consumers,
+            ahead=ahead,
+            chord=self._chord(key),
+            body_of=self._chord(of_body) if of_body is not None else None,
+            group=group,
+            members=members,
+        )
+
+    def _chord(self, group_id: str) -> Chord | None:
+        row = self.one("chord", id=group_id)
+        if row is None or row["date_created"] is None:
+            return None
+        returned = {part["task_id"] for part in self.rows("returned", id=group_id)}
+        missing = [task_id for task_id in dict.fromkeys(_members(row.pop("sub_tasks"))) if task_id not in returned]
+        return Chord(row, self._states(missing))
+
+    def _states(self, task_ids: list[str]) -> list[Row]:
+        found = {row["task_id"]: row for row in self.rows("states", ids=task_ids)}
+        return [found.get(task_id, {"task_id": task_id, "state": None, "worker": None, "lost": False}) for task_id in task_ids]
+
+
+def _members(header: Any) -> Iterator[str]:
+    """Yield the ids of a header's tasks: a node is [[id, parent], null] for a task, [[id, parent], [nodes]] for a group."""
+    for node in header if isinstance(header, list) else []:
+        if isinstance(node, list) and len(node) == 2 and isinstance(node[1], list):
+            yield from _members(node[1])
+        elif isinstance(node, list) and node and isinstance(node[0], list) and node[0] and isinstance(node[0][0], str):
+            yield node[0][0]

@@ -1,0 +1,259 @@
+"""The sentences about a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import states
+
+from celery_journal.consumers.words import counted, duration, moment
+from celery_journal.journal.events import (
+    OperatorActed,
+    TaskFailed,
+    TaskProgress,
+    TaskReceived,
+    TaskRejected,
+    TaskRetried,
+    TaskRevoked,
+    TaskSent,
+    TaskStarted,
+    TaskWitnessed,
+)
+
+from .known import Known, Row
+
+#: Clocks that differ by less than this agree: facts take their time to the database.
+AGREEMENT = timedelta(seconds=2)
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+def tell_task(known: Known) -> Iterator[str]:
+    """Yield what there is to say of a task of which the views have a row."""
+    task = known.task or {}
+    match task["state"]:
+        case states.SUCCESS:
+            yield f"It has succeeded{_how_long(known)} at {moment(task['date_done'])}."
+        case states.FAILURE:
+            yield f"It has failed{_with_error(known.last(TaskFailed))}{_how_long(known)} at {moment(task['date_done'])}."
+        case states.REVOKED:
+            yield _revoked(known)
+        case states.IGNORED:
+            yield f"It has ended without a result{_how_long(known)} at {moment(task['date_done'])}."
+        case _:
+            yield from _not_ended(known)
+            if (asked := _asked(known)) is not None:
+                yield f"{asked} asked for it to be revoked; no worker has done so yet."
+            if task["lost_reason"] is not None:
+                yield f"It is lost: {task['lost_reason']}."
+    runs = [run for run in known.attempts if run["date_started"] is not None]
+    if len(runs) > len({run["attempt"] for run in runs}):
+        attempts = counted(runs[-1]["attempt"] + 1, "attempt")
+        yield f"Its message was delivered more than once: it was started {len(runs)} times in {attempts}."
+
+
+def tell_clocks(known: Known) -> Iterator[str]:
+    """Yield what there is to say of clocks that disagree, because then the times in the log are not in their order."""
+    ahead: list[str] = []
+    sent = known.last(TaskSent)
+    if sent is not None and sent[0].occurred_at - sent[1] > AGREEMENT:
+        ahead.append(f"that of the sender is {duration(sent[0].occurred_at - sent[1])} ahead of the database's")
+    names = {run["worker"] for run in known.attempts if run["worker"]}
+    for name in sorted(names & known.workers.keys()):
+        offset = known.workers[name]["clock_offset"]
+        if offset is not None and abs(offset) > AGREEMENT:
+            ahead.append(f"that of {name} is {duration(offset)} {'ahead of' if offset > timedelta(0) else 'behind'} the database's")
+    for run in known.attempts:
+        first = min((at for at in (run["date_received"], run["date_started"]) if at is not None), default=None)
+        if first is not None and run["date_sent"] is not None and run["date_sent"] - first > timedelta(seconds=1):
+            ahead.append(f"by them {run['worker']} had the task {duration(run['date_sent'] - first)} before it was sent")
+            break
+    if ahead:
+        yield f"The clocks disagree: {'; '.join(ahead)}."
+
+
+def _not_ended(known: Known) -> Iterator[str]:
+    task = known.task or {}
+    newest = known.attempts[-1]["attempt"] if known.attempts else task["retries"] or 0
+    runs = [run for run in known.attempts if run["attempt"] == newest]
+    under_way = [run for run in runs if run["worker"] is not None and run["status"] in {states.RECEIVED, states.STARTED, states.PENDING}]
+    retried = known.last(TaskRetried)
+    if retried is not None and task["state"] == states.RETRY:
+        yield _retrying(known, retried[0], newest, has_run=bool(under_way))
+    for run in under_way:
+        yield _with_worker(known, run, len(under_way) > 1)
+    if under_way:
+        return
+    if task["state"] not in {states.PENDING, states.RETRY, states.REJECTED}:  # all that is known are reports
+        yield _reported(known)
+        return
+    if (rejected := known.last(TaskRejected, newest)) is not None:
+        told = getattr(rejected[0], "reason", None)
+        yield f"{rejected[0].worker or 'A worker'} has given it back {duration(known.now - rejected[1])} ago{f' ({told})' if told else ''}."
+    if (witnessed := known.last(TaskWitnessed)) is not None and witnessed[0].attempt >= newest:
+        worker, state = witnessed[0].worker, witnessed[0].state
+        yield f"{worker} has not recorded anything of it, but was heard to say {state}. {_life(known, worker)}"
+        return
+    if task["state"] == states.RETRY and not any(run["attempt"] > (task["retries"] or 0) for run in runs):
+        return
+    yield from _waiting(known, runs[-1] if runs else None)
+
+
+def _waiting(known: Known, run: Row | None) -> Iterator[str]:
+    """Yield where a task is that no worker has received."""
+    task = known.task or {}
+    queue = (run and run["queue"]) or task["queue"]
+    sent_at = (run and run["sent_recorded_at"]) or task["recorded_at"]
+    where = (
+        f"queued for {duration(known.now - sent_at)} on `{queue}`"
+        if queue
+        else f"sent {duration(known.now - sent_at)} ago, to a queue not known"
+    )
+    eta, expires = (run["eta"], run["expires"]) if run else (None, None)
+    if eta is not None and eta > known.now:
+        yield f"It is {where}, and waits for its eta in {duration(eta - known.now)}."
+    else:
+        yield f"It is {where}; {_consumers(known)}." if queue else f"It is {where}."
+    if expires is not None:
+        yield _expiry(known, expires)
+
+
+def _expiry(known: Known, expires: datetime) -> str:
+    if expires > known.now:
+        return f"It expires in {duration(expires - known.now)}."
+    return f"It expired {duration(known.now - expires)} ago, and no worker will run it any more."
+
+
+def _consumers(known: Known) -> str:
+    consumers = known.consumers or {"consumers": 0, "active": 0}
+    if not consumers["consumers"]:
+        return "no live worker consumes it"
+    told = counted(consumers["consumers"], "live worker consumes it", "live workers consume it")
+    told += f", busy with {counted(consumers['active'], 'task')}" if consumers["active"] else ", with nothing to do"
+    if known.ahead:
+        ahead = "more than 1,000 tasks" if known.ahead > 1000 else counted(known.ahead, "task")
+        told += f"; {ahead} sent earlier still {'waits' if known.ahead == 1 else 'wait'}"
+    return told
+
+
+def _with_worker(known: Known, run: Row, several: bool) -> str:
+    task, worker = known.task or {}, run["worker"]
+    attempt = run["attempt"]
+    if run["date_started"] is None:
+        heard: tuple[Any, datetime] | None = known.last(TaskReceived, attempt)
+        told = f"It was received by {worker} {_ago(known, heard, run)}"
+        if run["eta"] is not None and run["eta"] > known.now:
+            told += f", and waits there for its eta in {duration(run['eta'] - known.now)}"
+        elif (known.workers.get(worker) or {}).get("active"):
+            told += f", which is busy with {counted(known.workers[worker]['active'], 'task')}"
+    else:
+        heard = known.last(TaskStarted, attempt)
+        told = f"It was started on {worker} {_ago(known, heard, run)}" + (f", pid {run['pid']}" if run["pid"] else "")
+        if run["time_limit"] is not None:
+            told += f", with a time limit of {duration(run['time_limit'])}"
+    if several:
+        told += " (one of several deliveries)"
+    progress = known.last(TaskProgress, attempt)
+    if progress is not None and task["state"] == progress[0].state:
+        told += f"; it said {progress[0].state} {duration(known.now - progress[1])} ago"
+    return f"{told}. {_life(known, worker, run['recorded_at'])}"
+
+
+def _reported(known: Known) -> str:
+    task = known.task or {}
+    where = f" on {task['worker']}" if task["worker"] else ""
+    told = f"It said {task['state']}{where} {duration(known.now - task['recorded_at'])} ago."
+    return f"{told} {_life(known, task['worker'], task['recorded_at'])}" if task["worker"] else told
+
+
+def _life(known: Known, worker: str | None, since: datetime | None = None) -> str:
+    """Return whether the worker is there."""
+    row = known.workers.get(worker or "")
+    if row is None:
+        return f"Whether {worker} is alive is not known: the journal has no heartbeat of it."
+    if row["alive"]:
+        if since is not None and row["online_since"] is not None and row["online_since"] > since and row["source"] != "broadcast":
+            return f"{worker} was started anew at {moment(row['online_since'])}, after the last that was heard of the task."
+        return f"{worker} is alive, heard of {duration(known.now - row['last_seen'])} ago."
+    if row["offline"]:
+        return f"{worker} went offline at {moment(row['last_seen'])}."
+    return f"{worker} has not been heard of since {moment(row['last_seen'])}."
+
+
+def _retrying(known: Known, retried: TaskRetried, newest: int, *, has_run: bool) -> str:
+    number = retried.attempt + 1
+    ordinal = f"the {_ORDINALS[number - 1]} time" if number <= len(_ORDINALS) else f"the {number}th time"
+    told = f"It is retrying for {ordinal}{_because(retried)}"
+    eta = next((run["eta"] for run in known.attempts if run["attempt"] == newest > retried.attempt and run["eta"]), retried.eta)
+    if eta is None or has_run:
+        return f"{told}."
+    if eta > known.now:
+        return f"{told}; the next attempt is due in {duration(eta - known.now)}."
+    return f"{told}; the next attempt was due {duration(known.now - eta)} ago."
+
+
+def _revoked(known: Known) -> str:
+    last = known.last(TaskRevoked)
+    done_at = moment((known.task or {})["date_done"])
+    asked = _asked(known)
+    by = f", asked for by {asked}" if asked else ""
+    effected = next((worker for recorded in reversed(known.events) if (worker := _effected_by(recorded.event)) is not None), None)
+    if effected is None:
+        by = f" by {asked}" if asked else ""
+        return f"It was asked to be revoked at {done_at}{by}; no worker has done so, and one that has it may still run it."
+    error = error_of(last[0]) if last else None
+    why = f" ({error})" if error else ""
+    return f"It was revoked at {done_at}{by}, effected by {effected}{why}."
+
+
+def _effected_by(event: Any) -> str | None:
+    return event.worker if isinstance(event, TaskRevoked) else None
+
+
+def _asked(known: Known) -> str | None:
+    """Return who asked for the task to be revoked, if that is known."""
+    for recorded in reversed(known.events):
+        event = recorded.event
+        if isinstance(event, OperatorActed) and event.action in {"revoke", "terminate"}:
+            return event.author or "somebody"
+    return None
+
+
+def _how_long(known: Known) -> str:
+    task = known.task or {}
+    told = ""
+    if task["date_started"] is not None and task["date_done"] >= task["date_started"]:
+        told = f" after {duration(task['date_done'] - task['date_started'])}"
+    return told + (f" on {task['worker']}" if task["worker"] else "")
+
+
+def _with_error(failed: tuple[Any, datetime] | None) -> str:
+    error = error_of(failed[0]) if failed else None
+    return f" with {error}" if error else ""
+
+
+def _because(event: Any) -> str:
+    error = error_of(event)
+    return f" because of {error}" if error else ""
+
+
+def _ago(known: Known, heard: tuple[Any, datetime] | None, run: Row) -> str:
+    return f"{duration(known.now - (heard[1] if heard else run['recorded_at']))} ago"
+
+
+def error_of(event: Any) -> str | None:
+    """Return the error as Python shows it, such as `ValueError('no')`; of a serializer that is not read here, the traceback's last line."""
+    if event.result is not None and (event.content_type or "application/json") == "application/json":
+        try:
+            stored = json.loads(event.result)
+        except ValueError:
+            stored = None
+        if isinstance(stored, dict) and isinstance(stored.get("exc_type"), str):
+            message = stored.get("exc_message")
+            values = message if isinstance(message, list) else [] if message is None else [message]
+            return f"{stored['exc_type']}({', '.join(map(repr, values))})"
+    lines = (event.traceback or "").strip().splitlines()
+    return lines[-1] if lines else None

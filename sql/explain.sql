@@ -1,0 +1,59 @@
+-- What there is to know about a task, a chord or a group, for the words that tell why it is where it is.
+
+-- name: task
+select t.task_id, t.task_name as name, t.status as state, t.retries, t.worker, t.pid, t.queue, t.group_id,
+       t.date_created, t.date_sent, t.date_started, t.date_done, t.recorded_at, t.lost_reason
+  from celery_journal.task_result t
+ where t.task_id = %(id)s
+
+-- name: now
+select clock_timestamp()
+
+-- name: attempts
+select a.attempt, a.run, a.worker, a.pid, a.status, a.date_sent, a.date_received, a.date_started, a.date_done, a.queue, a.eta, a.expires,
+       a.time_limit, a.sent_recorded_at, a.recorded_at
+  from celery_journal.task_attempt a
+ where a.task_id = %(id)s
+ order by a.attempt, a.recorded_at
+
+-- name: workers
+select w.worker, w.alive, w.offline, w.first_seen, w.online_since, w.last_seen, w.clock_offset, w.pid, w.concurrency, w.queues, w.active, w.freq, w.source
+  from celery_journal.worker w
+ where w.worker = any(%(workers)s)
+
+-- name: consumers
+select count(*) as consumers, coalesce(sum(w.active), 0)::integer as active, array_agg(w.worker order by w.worker) as workers
+  from celery_journal.worker w
+ where w.alive and %(queue)s = any(w.queues)
+
+-- name: ahead
+-- How many tasks that were sent earlier still wait in the queue; more than a thousand are not counted.
+select count(*)
+  from (select from celery_journal.task_result t
+         where t.date_done is null and t.status = 'PENDING' and t.worker is null and t.queue = %(queue)s and t.date_sent < %(sent)s
+         limit 1001) w
+
+-- name: chord
+select c.group_id, c.size, c.done, c.failed, c.count, c.state, c.body_task_id, c.sub_tasks, c.date_created, c.date_done
+  from celery_journal.chord_counter c
+ where c.group_id = %(id)s
+
+-- name: chord of body
+select celery_journal.chord_of_body(%(id)s)
+
+-- name: returned
+select p.task_id from celery_journal.chord_part p where p.group_id = %(id)s
+
+-- name: states
+select t.task_id, t.status as state, t.worker, t.lost_reason is not null as lost from celery_journal.task_result t where t.task_id = any(%(ids)s)
+
+-- name: group
+select g.group_id, g.members, g.date_saved, g.date_done from celery_journal.group_result g where g.group_id = %(id)s
+
+-- name: open members
+-- Those of a group that was not saved: of which nothing else is known by its id.
+select t.task_id, t.status as state, t.worker, t.lost_reason is not null as lost
+  from celery_journal.task_result t
+ where t.date_done is null and t.group_id = %(id)s
+ order by t.task_id
+ limit 1000
