@@ -19,7 +19,7 @@ from .errors import (
     SchemaTooNew,
 )
 from .journal import Connection, Journal
-from .migrations import check_version, migrate, pending_migrations, schema_version, script, wanted_version
+from .migrations import check_version, migrate, pending_migrations, projections_to_rebuild, schema_version, script, wanted_version
 from .notifications import EVERYTHING, Listener, token
 from .subscription import Subscription
 
@@ -50,6 +50,7 @@ __all__ = [
     "is_pooled",
     "migrate",
     "pending_migrations",
+    "projections_to_rebuild",
     "redact",
     "schema_version",
     "script",

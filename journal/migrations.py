@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,12 @@ class Migration:
     version: int
     name: str
     text: str
+
+    @property
+    def rebuild(self) -> tuple[str, ...]:
+        """The projections of which only a rebuild fills what is new, as the first line of the text says."""
+        head = self.text.partition("\n")[0]
+        return tuple(head.removeprefix("-- rebuild: ").split(", ")) if head.startswith("-- rebuild: ") else ()
 
 
 def migrations(schema: str = sql.DEFAULT_SCHEMA) -> list[Migration]:
@@ -81,6 +87,14 @@ def pending_migrations(connection: Connection, schema: str = sql.DEFAULT_SCHEMA,
         raise SchemaTooNew(schema, found, wanted_version())
     last = wanted_version() if target is None else target
     return [migration for migration in migrations(schema) if found < migration.version <= last]
+
+
+def projections_to_rebuild(connection: Connection, applied: Iterable[Migration], schema: str = sql.DEFAULT_SCHEMA) -> list[str]:
+    """Return the projections that lack what these migrations have brought, because events had been recorded before."""
+    names = {name for migration in applied for name in migration.rebuild}
+    if not names or connection.execute(_statement("has events", schema)).fetchone() != (True,):
+        return []
+    return [name for name in PROJECTIONS if name in names]
 
 
 def schema_version(connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> int | None:

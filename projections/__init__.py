@@ -4,8 +4,10 @@ from .chord_counter import ChordCounter, ChordPart
 from .group_result import GroupResult
 from .projection import PROJECTIONS, RowDoesNotExist
 from .rebuild import rebuild
+from .task_attempt import TaskAttempt
 from .task_result import TaskResult
 from .verify import Difference, Verification, verify
+from .worker import Worker
 
 __all__ = [
     "PROJECTIONS",
@@ -14,8 +16,10 @@ __all__ = [
     "Difference",
     "GroupResult",
     "RowDoesNotExist",
+    "TaskAttempt",
     "TaskResult",
     "Verification",
+    "Worker",
     "rebuild",
     "verify",
 ]

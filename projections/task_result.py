@@ -26,6 +26,7 @@ class TaskResult(Row):
 
     The times are aware, in UTC, and come from the events: `date_created` is the first fact about the task,
     `date_started` the first start of the current attempt, `date_done` the end (None before), `date_updated` the last fact.
+    Only `recorded_at` is by the clock of the database.
     """
 
     query: ClassVar[str] = "task_result"
@@ -49,6 +50,12 @@ class TaskResult(Row):
     date_started: datetime | None = None
     date_done: datetime | None = None
     date_updated: datetime | None = None
+    #: When its message was handed to the broker, that of a retry included; None where the sending is not recorded.
+    date_sent: datetime | None = None
+    #: When the last fact about it was recorded.
+    recorded_at: datetime | None = None
+    #: Why it will not go on by itself, in words; None where it has ended, or was heard of since somebody thought so.
+    lost_reason: str | None = None
     retries: int = 0
     pid: int | None = None
     queue: str | None = None

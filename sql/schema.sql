@@ -21,6 +21,9 @@ select max(version) from celery_journal.migration
 -- name: record
 insert into celery_journal.migration (version, name) values (%(version)s, %(name)s)
 
+-- name: has events
+select exists (select from celery_journal.event)
+
 -- name: create partitions
 select celery_journal.create_partitions()
 

@@ -4,7 +4,7 @@
 select t.task_id, t.task_name, t.periodic_task_name, t.worker, t.status, t.result, t.traceback, t.meta,
        t.content_type, t.content_encoding, t.date_created, t.date_started, t.date_done, t.date_updated,
        t.retries, t.pid, t.queue, t.root_id, t.parent_id, t.group_id,
-       t.args, t.kwargs, t.args_content_type
+       t.args, t.kwargs, t.args_content_type, t.date_sent, t.recorded_at, t.lost_reason
   from celery_journal.task_result t
  where t.task_id = any(%(keys)s)
 
@@ -24,3 +24,19 @@ select p.group_id, p.task_id, p.group_index, p.status, p.result, p.content_type,
   from celery_journal.chord_part p
  where p.group_id = %(group_id)s
  order by p.group_index nulls last, p.position
+
+-- name: task_attempts
+-- The runs of a task, in the order in which they began.
+select a.task_id, a.attempt, a.run, a.worker, a.pid, a.status, a.date_sent, a.date_received, a.date_started, a.date_done,
+       a.queue, a.eta, a.expires, a.time_limit, a.queue_wait, a.run_time, a.traceback, a.recorded_at, a.sent_recorded_at
+  from celery_journal.task_attempt a
+ where a.task_id = %(task_id)s
+ order by a.attempt, coalesce(a.date_received, a.date_started, a.date_done, a.date_sent), a.run nulls first
+
+-- name: worker
+-- Those of the names that are one, or all where no names are given.
+select w.worker, w.alive, w.offline, w.first_seen, w.online_since, w.last_seen, w.clock_offset, w.pid, w.software, w.version, w.system,
+       w.pool, w.concurrency, w.queues, w.freq, w.active, w.processed, w.source
+  from celery_journal.worker w
+ where w.worker = any(%(keys)s) or %(keys)s::text[] is null
+ order by w.worker

@@ -91,7 +91,9 @@ def _integers(from_zero: bool = False) -> SearchStrategy[int]:
 #: A strategy for each field that some kind of event has.
 _FIELDS: Mapping[str, SearchStrategy[object]] = {
     **dict.fromkeys(("name", "args_content_type", "queue", "root_id", "parent_id", "group_id", "periodic_task_name"), texts()),
-    **dict.fromkeys(("worker", "content_type", "content_encoding", "state", "traceback", "task_id", "reason", "author", "source", "run"), texts()),
+    **dict.fromkeys(
+        ("worker", "content_type", "content_encoding", "state", "traceback", "task_id", "reason", "author", "source", "run"), texts()
+    ),
     **dict.fromkeys(("action", "embedded_content_type"), texts()),
     **dict.fromkeys(("eta", "expires"), moments()),
     "time_limit": st.floats(allow_nan=False) | st.integers(0, 2**60).map(float),

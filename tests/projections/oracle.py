@@ -169,7 +169,7 @@ def _task_attempts(task_id: str, facts: Sequence[Fact]) -> dict[tuple[str, int, 
 
 def _task_attempt(facts: Sequence[Fact], apart: Sequence[Fact]) -> Row:
     """What is told of a run; what its message said, where the run does not say so, by what is told of the attempt apart."""
-    ran = max(facts, key=lambda fact: (0 if _get(fact, "worker") is None else 2 if fact.event.kind == "task-started" else 1, *_latest(fact)))
+    ran = max(facts, key=_who_ran)
     ends = [fact for fact in facts if fact.event.kind in ENDS_A_RUN]
     end = max(ends, key=lambda fact: (CLASSES.index(fact.event.kind), *_latest(fact)), default=None)
     received, started = (_first(facts, kind) for kind in ("task-received", "task-started"))
@@ -197,6 +197,12 @@ def _task_attempt(facts: Sequence[Fact], apart: Sequence[Fact]) -> Row:
         "recorded_at": max(fact.recorded_at for fact in facts),
         "sent_recorded_at": sent and sent[1],
     }
+
+
+def _who_ran(fact: Fact) -> tuple[object, ...]:
+    """Who is known to have started it, then whoever else is known."""
+    known = _get(fact, "worker") is not None
+    return known, known and fact.event.kind == "task-started", *_latest(fact)
 
 
 Moments = tuple[Any, Any]

@@ -101,10 +101,7 @@ def read_views(connection: Connection) -> Views:
                 (row["group_id"], row["task_id"], row["group_index"]): row
                 for row in cursor.execute("select * from celery_journal.chord_part")
             },
-            {
-                (row["task_id"], row["attempt"], row["run"]): row
-                for row in cursor.execute("select * from celery_journal.task_attempt")
-            },
+            {(row["task_id"], row["attempt"], row["run"]): row for row in cursor.execute("select * from celery_journal.task_attempt")},
             {
                 row["worker"]: {column: value for column, value in row.items() if column != "alive"}
                 for row in cursor.execute("select * from celery_journal.worker")

@@ -27,6 +27,10 @@ from celery_journal.journal.events import (
     TaskSent,
     TaskStarted,
     TaskSucceeded,
+    WorkerForgotten,
+    WorkerHeartbeat,
+    WorkerOffline,
+    WorkerOnline,
 )
 from celery_journal.projections import PROJECTIONS, rebuild, verify
 
@@ -68,16 +72,17 @@ def catalog(connection: Connection) -> list[tuple[object, ...]]:
 
 
 def tell_the_known(connection: Connection) -> None:
-    """Tasks, groups and chords that nobody ever forgets."""
+    """Tasks, groups, chords and workers that nobody ever forgets."""
     for number in range(KNOWN):
         name = f"known-{number}"
         Journal().append(
             connection,
             fact(TaskSent, name, 0, name="add", args=b"[1]"),
-            fact(TaskSucceeded, name, 2, result=b"1"),
+            fact(TaskSucceeded, name, 2, result=b"1", worker="w", run="r"),
             fact(GroupSaved, name, 3, members=(name,), result=b"[]"),
             fact(ChordStarted, name, 0, size=1),
             fact(ChordPartReturned, name, 2, task_id=name, state="SUCCESS"),
+            fact(WorkerOnline, name, pid=1),
         )
 
 
@@ -86,7 +91,9 @@ def write(connection: Connection, chance: random.Random) -> None:
     known, other = f"known-{chance.randrange(KNOWN)}", f"other-{chance.randrange(20)}"
     second = chance.randrange(100)
     events: list[list[Event]] = [
-        [fact(TaskStarted, known, second, worker="w")],
+        [fact(TaskStarted, known, second, worker="w", run=f"r{chance.randrange(3)}")],
+        [fact(chance.choice([WorkerHeartbeat, WorkerOffline]), known, pid=1)],
+        [fact(WorkerHeartbeat, known, pid=1), fact(WorkerForgotten, other), fact(WorkerOnline, other)],
         [fact(TaskForgotten, other)],
         [fact(TaskSent, other, second, name="add"), fact(TaskSucceeded, other, second, result=b"1")],
         [fact(TaskForgotten, other), fact(TaskRetried, other, second)],
@@ -122,6 +129,8 @@ def test_a_rebuild_under_load_is_seen_by_nobody(dsn: str, connection: Connection
                 ("group_result", "group_id", "result is not null"),
                 ("chord_counter", "group_id", "done >= 1 and size is not null"),
                 ("chord_part", "group_id", "task_id = group_id and status = 'SUCCESS'"),
+                ("task_attempt", "task_id", "run = 'r' and status = 'SUCCESS' and date_sent is not null"),
+                ("worker", "worker", "pid = 1 and online_since is not null"),
             ):
                 query = f"select count(*) from celery_journal.{view} where {key} like 'known-%%' and {complete}"
                 assert own.execute(query.encode()).fetchone() == (KNOWN,), view
@@ -225,7 +234,7 @@ def test_two_rebuilds_at_once_are_safe(dsn: str, connection: Connection) -> None
     """The second waits for the first, and does the same again."""
     tell_the_known(connection)
     before, expected = read_views(connection), catalog(connection)
-    events = 5 * KNOWN
+    events = 6 * KNOWN
 
     folded = at_once(dsn, [lambda own: rebuild(own, chunk=50), lambda own: rebuild(own, chunk=70)])
 
@@ -302,7 +311,7 @@ def test_only_the_named_projections_are_rebuilt(connection: Connection) -> None:
     """A caller may name what to rebuild; the log's events are counted for each."""
     tell_the_known(connection)
 
-    assert rebuild(connection, ["group_result"]) == {"group_result": 5 * KNOWN}
+    assert rebuild(connection, ["group_result"]) == {"group_result": 6 * KNOWN}
     checked(connection)
 
 
@@ -319,7 +328,7 @@ def test_a_rebuild_tells_how_far_it_is(connection: Connection) -> None:
 
     rebuild(connection, chunk=100, progress=lambda name, folded, estimate: told.append((name, folded, estimate)))
 
-    assert [(name, folded) for name, folded, _ in told] == [(name, folded) for name in PROJECTIONS for folded in (100, 200, 300)]
+    assert [(name, folded) for name, folded, _ in told] == [(name, folded) for name in PROJECTIONS for folded in (100, 200, 300, 360)]
     assert all(folded <= estimate for _, folded, estimate in told)
 
 

@@ -14,7 +14,6 @@ from celery_journal.journal.events import (
     TaskFailed,
     TaskForgotten,
     TaskIgnored,
-    TaskLost,
     TaskProgress,
     TaskReceived,
     TaskRejected,

@@ -25,6 +25,7 @@ from celery_journal.journal.events import (
     TaskSent,
     TaskStarted,
     TaskSucceeded,
+    WorkerOnline,
 )
 from celery_journal.projections import rebuild, verify
 
@@ -34,12 +35,12 @@ from .spec import at_once, checked, fact, read_views
 
 @pytest.fixture
 def told(connection: Connection, journal: Journal) -> Connection:
-    """A journal of two tasks, a forgotten one, a group and a chord of two parts."""
+    """A journal of two tasks, a forgotten one, a group, a chord of two parts and a worker."""
     journal.append(
         connection,
         fact(TaskSent, "a", 0, name="add", args=b"[1]"),
-        fact(TaskStarted, "a", 1, worker="w", pid=1),
-        fact(TaskSucceeded, "a", 2, result=b"1"),
+        fact(TaskStarted, "a", 1, worker="w", pid=1, run="r"),
+        fact(TaskSucceeded, "a", 2, result=b"1", run="r"),
         fact(TaskFailed, "b", 2, result=b"{}", traceback="tb"),
         fact(TaskSent, "gone", 2),
         fact(TaskForgotten, "gone", 3),
@@ -47,6 +48,7 @@ def told(connection: Connection, journal: Journal) -> Connection:
         fact(ChordStarted, "c", 1, size=2),
         fact(ChordPartReturned, "c", 2, task_id="a", state="SUCCESS", group_index=0),
         fact(ChordPartReturned, "c", 3, task_id="b", state="FAILURE", group_index=1),
+        fact(WorkerOnline, "w", 0, pid=1),
     )
     return connection
 
@@ -64,8 +66,8 @@ def test_views_that_nobody_touched_are_verified(told: Connection) -> None:
     found = verify(told)
 
     assert found.differences == []
-    assert found.compared == {"task_result": 2, "group_result": 1, "chord_counter": 3}
-    assert found.rows == 6
+    assert found.compared == {"task_result": 2 + 3, "group_result": 1, "chord_counter": 1 + 2, "worker": 1}
+    assert found.rows == 10
 
 
 def test_only_the_named_projections_are_verified(told: Connection) -> None:
@@ -105,6 +107,16 @@ TAMPERED = [
         ("task_result", ("gone",), None),
         id="a-forgotten-task-brought-back",
     ),
+    pytest.param(
+        "update celery_journal.task_attempt_row set worker = 'x' where task_id = 'a' and run = 'r'",
+        ("task_result", ("a", 0, "r"), ("worker",)),
+        id="a-changed-run",
+    ),
+    pytest.param(
+        "delete from celery_journal.task_attempt_row where task_id = 'b'", ("task_result", ("b", 0, ""), None), id="a-missing-run"
+    ),
+    pytest.param("update celery_journal.worker_row set pid = 2", ("worker", ("w",), ("pid",)), id="a-changed-worker"),
+    pytest.param("delete from celery_journal.worker_row", ("worker", ("w",), None), id="a-missing-worker"),
     pytest.param(
         "update celery_journal.group_result_row set members = '{a}' where group_id = 'g'",
         ("group_result", ("g",), ("members",)),

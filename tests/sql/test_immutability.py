@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal, Subscription, migrate
-from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event, GroupSaved, TaskSent, TaskSucceeded
+from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event, GroupSaved, TaskSent, TaskSucceeded, WorkerOnline
 from tests.journal.waiting import wait_until
 
 ROLES = ("celery_journal_owner", "celery_journal_writer", "celery_journal_reader")
@@ -114,6 +114,7 @@ def roles(spare_database: str) -> Iterator[str]:
             emitter.emit(GroupSaved, "group-1", members=("task-1",)),
             emitter.emit(ChordStarted, "group-1", size=2),
             emitter.emit(ChordPartReturned, "group-1", task_id="task-1", state="SUCCESS"),
+            emitter.emit(WorkerOnline, "celery@host"),
         )
         (superuser,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
         connection.execute(sql.load("roles.sql").encode())
@@ -227,7 +228,9 @@ def test_the_reader_reads_every_view(reader: Connection, superuser: Connection, 
     """People and dashboards see the log and all that is made of it."""
     seen = {name: reader.execute(f"select * from {name}".encode()).fetchall() for name in relations(superuser, "v")}
 
-    assert set(seen) >= {f"celery_journal.{name}" for name in ("task_result", "group_result", "chord_counter", "chord_part")}
+    assert set(seen) >= {
+        f"celery_journal.{name}" for name in ("task_result", "task_attempt", "group_result", "chord_counter", "chord_part", "worker")
+    }
     assert all(seen.values())
     assert len(journal.read_stream(reader, "group-1")) == 3
 

@@ -18,11 +18,14 @@ from celery_journal.journal import (
     check_version,
     migrate,
     pending_migrations,
+    projections_to_rebuild,
     schema_version,
     script,
     wanted_version,
 )
 from celery_journal.journal.events import ChordStarted, GroupSaved, TaskSucceeded
+from celery_journal.journal.migrations import migrations
+from celery_journal.projections import rebuild, verify
 from tests.journal.waiting import blocked_backends, wait_until
 
 from .catalog import Catalog, catalog
@@ -268,3 +271,72 @@ def test_a_bad_schema_name_changes_nothing(bare: Connection) -> None:
 
     assert bare.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     assert bare.execute("select count(*) from pg_namespace where nspname ilike 'audit%'").fetchone() == (0,)
+
+
+# What earlier versions have recorded
+
+
+BEFORE_RUNS = """
+insert into celery_journal.event (event_id, occurred_at, stream, kind, state, name, worker, task_id, size, group_index, result) values
+    ('01941f29-7c00-8000-8000-000000000001', '2025-01-01', 'task-1', 'task-sent', 'PENDING', 'add', null, null, null, null, null),
+    ('01941f29-7c00-8000-8000-000000000002', '2025-01-02', 'task-1', 'task-started', 'STARTED', 'add', 'w', null, null, null, null),
+    ('01941f29-7c00-8000-8000-000000000003', '2025-01-03', 'task-1', 'task-succeeded', 'SUCCESS', 'add', 'w', null, null, null, '42'),
+    ('01941f29-7c00-8000-8000-000000000004', '2025-01-01', 'chord-1', 'chord-started', null, null, null, 'body-1', 2, null, '[]'),
+    ('01941f29-7c00-8000-8000-000000000005', '2025-01-01', 'celery@w', 'worker-online', null, null, null, null, null, null, null);
+insert into celery_journal.task_result_row (
+       task_id, date_created, date_updated, asked_rank, asked_at, asked_position, task_name, run_rank, run_at, run_position, worker,
+       started_attempt, date_started, outcome_rank, outcome_at, outcome_position, status, retries, date_done, result)
+values ('task-1', '2025-01-01', '2025-01-03', 1099511627777, '2025-01-01', 1, 'add', 1099511627777, '2025-01-02', 2, 'w',
+        0, '2025-01-02', 1125899906842624, '2025-01-03', 3, 'SUCCESS', 0, '2025-01-03', '42');
+insert into celery_journal.chord_counter_row (
+       group_id, date_created, started_rank, started_at, started_position, sub_tasks, size_rank, size_at, size_position, size)
+values ('chord-1', '2025-01-01', 0, '2025-01-01', 4, '[]', 0, '2025-01-01', 4, 2);
+"""
+
+
+@pytest.fixture
+def before_runs(bare: Connection) -> Connection:
+    """A schema of version 2, as it was when the log knew no runs, with what it made of a few events."""
+    bare.execute("create schema celery_journal")
+    for migration in migrations()[:2]:
+        bare.execute(migration.text.encode())
+        bare.execute("insert into celery_journal.migration (version, name) values (%s, %s)", (migration.version, migration.name))
+    bare.execute(BEFORE_RUNS.encode())
+    return bare
+
+
+def test_migrating_from_version_2_keeps_what_is_recorded(before_runs: Connection) -> None:
+    """Every event and every row comes through, and can be read before anything is rebuilt."""
+    applied = migrate(before_runs)
+
+    assert applied[0].version == 3
+    assert len(Journal().read_stream(before_runs, "task-1")) == 3
+    shown = before_runs.execute("select status, result, date_sent, lost_reason from celery_journal.task_result").fetchall()
+    assert shown == [("SUCCESS", b"42", None, None)]
+    assert before_runs.execute("select state, size, body_task_id from celery_journal.chord_counter").fetchall() == [("open", 2, None)]
+
+
+def test_a_rebuild_fills_what_version_3_has_brought(before_runs: Connection) -> None:
+    """The migration names the projections of which only a rebuild fills the new columns and tables; it leaves nothing to fill."""
+    names = projections_to_rebuild(before_runs, migrate(before_runs))
+
+    rebuild(before_runs, names)
+
+    assert names == ["task_result", "chord_counter", "worker"]
+    assert verify(before_runs).differences == []
+    assert before_runs.execute("select date_sent = '2025-01-01' from celery_journal.task_result").fetchall() == [(True,)]
+    assert before_runs.execute("select worker, date_started = '2025-01-02' from celery_journal.task_attempt").fetchall() == [("w", True)]
+    assert before_runs.execute("select body_task_id from celery_journal.chord_counter").fetchall() == [("body-1",)]
+    assert before_runs.execute("select worker from celery_journal.worker").fetchall() == [("celery@w",)]
+
+
+def test_a_schema_of_version_2_becomes_the_same_as_a_new_one(before_runs: Connection, fresh: Catalog) -> None:
+    """Whichever way it was reached, the schema is the same."""
+    migrate(before_runs)
+
+    assert catalog(before_runs) == fresh
+
+
+def test_a_new_schema_needs_no_rebuild(bare: Connection) -> None:
+    """Where nothing had been recorded there is nothing to fill."""
+    assert projections_to_rebuild(bare, migrate(bare)) == []

@@ -21,6 +21,8 @@ def full(database: str) -> Iterator[Connection]:
     """A journal of a few thousand events, whose statistics are up to date."""
     emitter, journal = Emitter(), Journal()
     events: list[Event] = [emitter.emit(kind, f"task-{n}") for n in range(TASKS) for kind in (TaskSent, TaskSucceeded)]
+    events += [emitter.emit(TaskSucceeded, f"task-{n}", worker="w", run="r") for n in range(TASKS)]
+    events += [emitter.emit(ChordStarted, f"open-{n}", size=10, task_id=f"body-{n}") for n in range(2000)]
     for n in range(2000):
         events += [emitter.emit(GroupSaved, f"group-{n}", members=(f"task-{n}",)), emitter.emit(ChordStarted, f"group-{n}", size=10)]
         events += [emitter.emit(ChordPartReturned, f"group-{n}", task_id=f"task-{m}", state="SUCCESS") for m in range(2)]
@@ -115,6 +117,29 @@ def test_a_view_is_read_by_its_primary_key(many: bool, view: str, key: str, inde
     found = ways(full, sql.query("views.sql", view), {"keys": keys})
 
     assert {index for _, index in found} == indexes
+
+
+def test_the_runs_of_a_task_are_read_by_their_primary_key(full: Connection) -> None:
+    """What a task went through costs as much as it went through, in each of the places where the view looks."""
+    found = ways(full, sql.query("views.sql", "task_attempts"), {"task_id": "task-7"})
+
+    assert {index for _, index in found} == {"task_attempt_row_pkey"}
+
+
+def test_tasks_that_have_not_ended_are_found_by_an_index(full: Connection) -> None:
+    """The sweep for what is lost does not look at what has ended."""
+    found = ways(full, b"select task_id from celery_journal.task_result where date_done is null and date_created < now()", {})
+
+    assert {index for _, index in found} == {"task_result_row_open"}
+
+
+def test_the_open_chord_of_a_body_is_found_by_an_index(full: Connection) -> None:
+    """Whoever waits for a chord's result finds the chord by the task that it waits for."""
+    query = b"select group_id from celery_journal.chord_counter_row where asked_body_task_id = %(body)s and ended_rank < 0"
+
+    found = ways(full, query, {"body": "body-7"})
+
+    assert {index for _, index in found} == {"chord_counter_row_body"}
 
 
 def test_the_parts_of_a_chord_are_read_by_their_primary_key(full: Connection) -> None:
