@@ -60,16 +60,17 @@ class JournalBackend(DropIn, Ignored, Chords, Waiting):
 
     def _store_result(self, task_id: Any, result: Any, state: str, traceback: Any = None, request: Any = None, **_kwargs: Any) -> Any:
         if state == states.REVOKED and request is None:
-            self._ask_to_revoke(str(task_id), result)
+            self._ask_to_revoke(str(task_id), result, traceback)
             return result
         self.append_first(self._forms_of(str(task_id), result, state, traceback, request))
         if state not in {states.STARTED, states.RECEIVED}:
             note_told(request)
         return result
 
-    def _ask_to_revoke(self, task_id: str, reason: Any) -> None:
+    def _ask_to_revoke(self, task_id: str, reason: Any, traceback: Any) -> None:
         """Record that somebody wants the task revoked: every worker is told, and each tells this, but it is one fact."""
-        asked = self.emitter.emit(kinds.TaskRevoked, task_id, source="backend", **self._encoded(reason))
+        asked = self._made_once(0, lambda: self._event_of(task_id, states.REVOKED, traceback, None, self._encoded(reason)))
+        self._trying([asked])
         query = sql.query("journal.sql", "asked lately", self.journal.schema)
         parameters = {"stream": escape(task_id), "seconds": LATELY}
         self.outage.record(lambda connection: self.journal.append_unless(connection, asked, query, parameters), [asked])

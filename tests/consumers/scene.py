@@ -99,6 +99,11 @@ def kinds(dsn: str, stream: str) -> list[str]:
     return [event.event.kind for event in recorded(dsn, stream)]
 
 
+def stored(dsn: str, task_id: str) -> list[str]:
+    """Return the kinds of what Celery itself stores of a task, in order; the rest is recorded when there is time."""
+    return [kind for kind in kinds(dsn, task_id) if kind not in {"task-sent", "task-received", "operator-acted"}]
+
+
 def row(dsn: str, task_id: str) -> TaskResult:
     """Return what the view shows of a task."""
     with psycopg.connect(dsn, autocommit=True) as connection:

@@ -43,7 +43,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_valid_one() -> None:
 
 def test_an_option_like_no_other_is_refused_with_all_there_are() -> None:
     """Where nothing is near, every valid option is named."""
-    with pytest.raises(ImproperlyConfigured, match=r"'zzz'; there are chord_lease, .*store_arguments"):
+    with pytest.raises(ImproperlyConfigured, match=r"'zzz'; there are buffer_size, chord_lease, .*store_arguments"):
         backend_of("journal+postgresql://host/db", zzz=3)
 
 

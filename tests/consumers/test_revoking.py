@@ -11,7 +11,7 @@ from celery.exceptions import TaskRevokedError
 
 from celery_journal.consumers import install
 
-from .scene import kinds, until, url_of, waiting
+from .scene import stored, until, url_of, waiting
 from .workers import Worker, available, working
 
 #: Seconds to wait for what must come: only a test that fails waits so long.
@@ -44,7 +44,7 @@ def test_a_task_that_runs_is_revoked(worker: Worker, signal: str | None) -> None
     with pytest.raises(TaskRevokedError):
         result.get(timeout=PATIENCE)
     assert (result.state, result.history()[-1].worker) == ("REVOKED", result.worker)
-    assert kinds(worker.dsn, result.id)[0] == "task-started"
+    assert stored(worker.dsn, result.id)[0] == "task-started"
 
 
 def test_who_revokes_can_wait_for_the_workers_answer(worker: Worker) -> None:

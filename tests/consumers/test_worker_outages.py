@@ -15,7 +15,7 @@ from celery import chord
 from celery_journal.consumers.spool import spool_of
 from celery_journal.journal import migrate
 
-from .scene import ask, kinds, until, url_of
+from .scene import ask, kinds, stored, until, url_of
 from .servers import Server, folder_of_servers, postgresql
 from .workers import Worker, working
 
@@ -83,7 +83,7 @@ def test_what_a_worker_stores_while_the_database_is_away_is_there_afterwards(run
         said = worker.said()
 
     for result in (*before, *during, after):
-        assert kinds(running.dsn, result.id) == ["task-started", "task-succeeded"]
+        assert stored(running.dsn, result.id) == ["task-started", "task-succeeded"]
     disorder = b"""
         select count(*) from (select position, pid, occurred_at, lag(occurred_at) over (partition by pid order by position) as previous
                                 from celery_journal.event) as event
@@ -112,7 +112,7 @@ def test_what_a_killed_worker_left_in_the_spool_is_drained_by_the_next(running: 
     with start_worker(running, tmp_path):
         until(lambda: waiting(running, spool_folder) == 0)
 
-    assert [kinds(running.dsn, result.id)[-1] for result in results] == ["task-succeeded"] * 6
+    assert [stored(running.dsn, result.id)[-1] for result in results] == ["task-succeeded"] * 6
 
 
 def test_a_chord_whose_parts_were_spooled_sends_its_body(running: Server, tmp_path: Path, spool_folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_ending_every_session_during_load_loses_nothing(running: Server, tmp_pat
         until(lambda: waiting(running, spool_folder) == 0)
 
     assert ended > 0
-    assert [kinds(running.dsn, result.id) for result in results] == [["task-started", "task-succeeded"]] * 40
+    assert [stored(running.dsn, result.id) for result in results] == [["task-started", "task-succeeded"]] * 40
 
 
 def test_a_workers_main_process_answers_during_an_outage(running: Server, tmp_path: Path) -> None:
