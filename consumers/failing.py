@@ -8,7 +8,6 @@ from typing import Any
 from billiard.exceptions import WorkerLostError
 from celery.app.task import Context
 from celery.canvas import maybe_signature
-from celery.exceptions import ChordError
 from kombu.serialization import loads, prepare_accept_content
 
 from celery_journal.journal.events import TaskEvent, TaskSent
@@ -27,10 +26,9 @@ def fail_lost(backend: JournalBackend, lost: Lost) -> bool:
     """
     if not backend.database.run(lambda connection: still_lost(connection, [lost], backend.journal.schema)):
         return False
-    error = WorkerLostError(lost.reason)
     if lost.body_of is not None:
-        return backend.fail_chord(lost.body_of, ChordError(lost.reason))
-    backend.mark_as_failure(lost.task_id, error, request=_request(backend, lost))
+        return backend.fail_chord(lost.body_of, lost.reason)
+    backend.mark_as_failure(lost.task_id, WorkerLostError(lost.reason), request=_request(backend, lost))
     return True
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from celery_journal import sql
+from celery_journal.consumers.options import Options
 from celery_journal.journal import Connection, Emitter, Journal
 
 from .lost import GRACE, Lost, sweep_lost
@@ -60,6 +62,25 @@ class LostSweep:
         if connection.execute(sql.query("lost.sql", "begin sweep", self._journal.schema), turn).fetchone() != (True,):
             return []
         return sweep_lost(connection, self._journal, self._emitter, self._grace)
+
+
+@contextmanager
+def sweeping(connect: Callable[[], Connection], journal: Journal, options: Options) -> Iterator[None]:
+    """Have what is lost marked during the block, as the options say, over a connection of its own for each search."""
+
+    def run(work: Callable[[Connection], list[Lost]]) -> list[Lost]:
+        with connect() as connection:
+            return work(connection)
+
+    if not options.mark_lost:
+        yield
+        return
+    sweeper = LostSweeper(LostSweep(run, journal, Emitter(), options.sweep_interval, options.lost_grace), options.sweep_interval)
+    sweeper.start()
+    try:
+        yield
+    finally:
+        sweeper.stop()
 
 
 class LostSweeper(threading.Thread):

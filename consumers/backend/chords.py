@@ -241,7 +241,7 @@ class Chords(JournalBase):
             self._end(kinds.ChordUnlocked, group_id, body_id)
         return True
 
-    def fail_chord(self, group_id: str, exc: ChordError) -> bool:
+    def fail_chord(self, group_id: str, reason: str) -> bool:
         """End a chord whose parts have all returned as a failure, instead of sending its body; return whether that was ours to do."""
         query, claim = self._claim(group_id, 0)
         (answer,) = self.database.run(lambda connection: connection.execute(query, claim).fetchone()) or (None,)
@@ -252,7 +252,10 @@ class Chords(JournalBase):
         if self._was_sent(body, body_id):
             self._end(kinds.ChordUnlocked, group_id, body_id)
             return False
-        self._fail(group_id, body, body_id, exc)
+        try:
+            raise ChordError(reason)  # Celery wants one that was raised
+        except ChordError as exc:
+            self._fail(group_id, body, body_id, exc)
         return True
 
     def open_chord(self, group_id: str) -> Any:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from celery_journal.consumers.broadcast import Broker, Capture, Recorder, Unrecorded
 from celery_journal.consumers.broadcast.progress import Progress
+from celery_journal.consumers.sweeping import sweeping
 from celery_journal.journal import DatabaseUnreachable, Journal, LoginRefused, check_version
 
 from .failure import Failure
@@ -83,7 +84,8 @@ def capture(
     capture = Capture(source, recorder, target.connect, batch=batch, linger=linger, once=once, say=say)
     _check_broker(source, once)
     say(f"reading {source.url}: {source.guarantee}")
-    with Progress(capture, console) as progress, _stopping(capture):
+    marking = sweeping(target.connect, Journal(target.schema), target.options)
+    with Progress(capture, console) as progress, _stopping(capture), marking:
         capture.on_turn = progress.shown
         try:
             capture.run()

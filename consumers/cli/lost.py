@@ -42,7 +42,7 @@ def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_ru
     celery-journal lost --mark
     """
     target = ctx.obj
-    silence = GRACE if grace is None else grace
+    silence = target.options.lost_grace if grace is None else grace
     verb = "fail" if fail else "mark"
     with target.connect() as connection:
         check_version(connection, target.schema)

@@ -14,7 +14,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal.consumers import embedded
-from celery_journal.consumers.options import locate
+from celery_journal.consumers.options import Options, locate
 from celery_journal.journal import Connection, connect
 
 
@@ -50,6 +50,11 @@ class Target:
         return connect(embedded.use(location) if isinstance(location, Path) else location)
 
     @property
+    def options(self) -> Options:
+        """The options of the environment."""
+        return Options.read(None)
+
+    @property
     def backend(self) -> Any:
         """The result backend of this journal, of the app or of one that knows no tasks and reaches no broker."""
         app = Celery("celery-journal", set_as_current=False, broker="memory://", backend=self._url())
@@ -78,8 +83,7 @@ class AppTarget(Target):
     @property
     def schema(self) -> str:
         """The schema of the app's journal."""
-        schema: str = self.backend.options.schema_name
-        return schema
+        return self.options.schema_name
 
     @property
     def given(self) -> bool:
@@ -91,6 +95,12 @@ class AppTarget(Target):
         """The database of the app."""
         location: str | Path = self.backend.location
         return location
+
+    @property
+    def options(self) -> Options:
+        """The options of the app."""
+        options: Options = self.backend.options
+        return options
 
     @property
     def backend(self) -> Any:
