@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.codec import escape
-from celery_journal.journal.events import TaskLost
+from celery_journal.journal.events import Event, TaskLost
 
 from .words import counted, listed, moment
 
@@ -79,7 +79,7 @@ def find_lost(
 
         rows("plan")
         marked = [_marked(row) for row in rows("marked")]
-        found = [_found(row) for row in rows("found")]
+        found = [_found(row) for row in _of_equal_priority(connection, rows("found"), schema)]
         known = {lost.task_id for lost in marked}
         chords = [_complete(row) for row in rows("complete chords")]
         tasks = [lost.task_id for lost in (*marked, *found) if lost.task_id]
@@ -146,6 +146,26 @@ def _found(row: dict[str, Any]) -> Lost:
     }
     worker = row["worker"] if row["cause"] != "never received" else None
     return Lost(**kept, worker=worker, reason=_reason(row))
+
+
+def _of_equal_priority(connection: Connection, rows: list[dict[str, Any]], schema: str) -> list[dict[str, Any]]:
+    """Return the rows without those that were overtaken by what was sent with another priority, which may well be first."""
+    overtaken = {row["task_id"]: row["overtaken_by"] for row in rows if row["cause"] == "never received" and row["idle_worker"] is None}
+    if not overtaken:
+        return rows
+    sent, _ = Journal(schema).read_transitions(connection, {*overtaken, *overtaken.values()}, ["task-sent"])
+    priorities = {escape(place.event.stream): _priority(place.event) for place in sent}
+    return [
+        row
+        for row in rows
+        if row["task_id"] not in overtaken or priorities.get(row["task_id"]) == priorities.get(overtaken[row["task_id"]])
+    ]
+
+
+def _priority(event: Event) -> int:
+    properties = (getattr(event, "message", None) or {}).get("properties")
+    priority = properties.get("priority") if isinstance(properties, dict) else None
+    return priority if isinstance(priority, int) else 0
 
 
 def _reason(row: dict[str, Any]) -> str:

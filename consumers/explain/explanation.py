@@ -63,7 +63,7 @@ def explain(connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHE
             known, "group", None, [f"It is a group of which these tasks have not ended: {listed}."], {"members": known.members}
         )
     told = [
-        "Never heard of: neither a task, nor the body of a chord, nor a group of that id.",
+        "It was never heard of: neither a task, nor the body of a chord, nor a group has that id.",
         "Perhaps it was never sent, or not yet; or by a process that does not keep this journal, and no worker has received it.",
     ]
     return _explanation(known, "unknown", None, told, {})

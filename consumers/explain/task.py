@@ -106,17 +106,13 @@ def _waiting(known: Known, run: Row | None) -> Iterator[str]:
     """Yield where a task is that no worker has received."""
     task = known.task or {}
     queue = (run and run["queue"]) or task["queue"]
-    sent_at = (run and run["sent_recorded_at"]) or task["recorded_at"]
-    where = (
-        f"queued for {duration(known.now - sent_at)} on `{queue}`"
-        if queue
-        else f"sent {duration(known.now - sent_at)} ago, to a queue not known"
-    )
+    waited = duration(known.now - ((run and run["sent_recorded_at"]) or task["recorded_at"]))
+    where = f"queued {waited} on `{queue}`" if queue else f"queued {waited}, where is not known"
     eta, expires = (run["eta"], run["expires"]) if run else (None, None)
     if eta is not None and eta > known.now:
-        yield f"It is {where}, and waits for its eta in {duration(eta - known.now)}."
+        yield f"It is {where}, waiting for its eta in {duration(eta - known.now)}."
     else:
-        yield f"It is {where}; {_consumers(known)}." if queue else f"It is {where}."
+        yield f"It is {where}, {_consumers(known)}." if queue else f"It is {where}."
     if expires is not None:
         yield _expiry(known, expires)
 
@@ -146,7 +142,7 @@ def _with_worker(known: Known, run: Row, several: bool) -> str:
         heard: tuple[Any, datetime] | None = known.last(TaskReceived, attempt)
         told = f"It was received by {worker} {_ago(known, heard, run)}"
         if run["eta"] is not None and run["eta"] > known.now:
-            told += f", and waits there for its eta in {duration(run['eta'] - known.now)}"
+            told += f", waiting for its eta in {duration(run['eta'] - known.now)}"
         elif (known.workers.get(worker) or {}).get("active"):
             told += f", which is busy with {counted(known.workers[worker]['active'], 'task')}"
     else:

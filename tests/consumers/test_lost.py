@@ -74,6 +74,18 @@ def test_a_task_that_was_overtaken_is_lost(log: Log) -> None:
     assert reason(log).endswith("though 1 live worker consumes mail and later, which was sent later, was received")
 
 
+@pytest.mark.parametrize(("mine", "other", "is_lost"), [(None, 0, True), (3, 3, True), (0, 9, False), (9, None, False)])
+def test_who_has_another_priority_does_not_overtake(log: Log, mine: int | None, other: int | None, is_lost: bool) -> None:
+    """F02: a queue with priorities lets others go first; which way round depends on the broker."""
+    log.online(active=1)
+    for task_id, priority in (("t", mine), ("later", other)):
+        log.sent(task_id, message={"properties": {} if priority is None else {"priority": priority}})
+    log.started("later")
+    pause()
+
+    assert ("t" in lost(log)) is is_lost
+
+
 @pytest.mark.parametrize(
     "why",
     ["no consumer", "consumer of another queue", "consumer is gone", "busy", "just came", "receives one after the other", "eta", "unsent"],
