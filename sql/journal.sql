@@ -69,6 +69,16 @@ select exists (select from celery_journal.event e
                   and e.worker is null
                   and e.recorded_at > clock_timestamp() - %(seconds)s * interval '1 second')
 
+-- name: received later
+-- Whether a run has ended of which it is not recorded yet that it was received: a worker's main process tells that, with others.
+select exists (select from celery_journal.event e
+                where e.stream = %(stream)s
+                  and e.run is not null
+                  and e.source = 'backend'
+                  and e.kind in ('task-succeeded', 'task-failed', 'task-revoked')
+                  and not exists (select from celery_journal.event r
+                                   where r.stream = %(stream)s and r.run = e.run and r.kind = 'task-received'))
+
 -- name: recorded
 -- What stands in the log under these ids.
 select e.*, e.transaction::text::bigint as transaction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from celery_journal.projections import GroupResult, chord_counter
 from . import sweeper  # noqa: F401  connects to the signals of the worker
 from .brief import brief_error, brief_facts, brief_traceback
 from .chords import Chords
+from .connection import JournalUnavailable
 from .drop_in import DropIn
 from .ignored import Ignored
 from .waiting import Waiting, leaves
@@ -37,6 +39,9 @@ KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {
     states.IGNORED: kinds.TaskIgnored,
 }
 
+
+#: Seconds that forgetting waits for a fact that is on its way.
+FORGETTING_PATIENCE = 0.5
 
 #: Seconds within which to be asked again to revoke a task is the same request, as another worker has heard it.
 LATELY = 60.0
@@ -110,7 +115,23 @@ class JournalBackend(DropIn, Ignored, Chords, Waiting):
         return attempt_of(request)
 
     def _forget(self, task_id: Any) -> None:
-        self.append(self.emitter.emit(kinds.TaskForgotten, str(task_id)))
+        # What is recorded after the forgetting would make the task known again.
+        self.buffer.flush()
+        deadline = time.monotonic() + FORGETTING_PATIENCE
+        while self._is_on_its_way(str(task_id)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.append(self.emitter.emit(kinds.TaskForgotten, str(task_id), source="backend"))
+
+    def _is_on_its_way(self, task_id: str) -> bool:
+        """Return whether the end of a run is recorded, and that it was received not yet: another process tells that."""
+        if self.outage.away:
+            return False
+        query = sql.query("journal.sql", "received later", self.journal.schema)
+        try:
+            answered = self.database.run(lambda connection: connection.execute(query, {"stream": escape(task_id)}).fetchone())
+        except JournalUnavailable:
+            return False
+        return answered == (True,)
 
     def cleanup(self) -> None:
         """Expire what is older than `result_expires` and, since Celery 5.7, `result_failure_expires` and `result_chord_expires`."""

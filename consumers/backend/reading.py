@@ -75,7 +75,8 @@ class Reading(JournalBase):
         recorded, horizon = self.database.run(
             lambda connection: self.journal.read_transitions(connection, task_ids, TRANSITIONS, since), budget=budget
         )
-        return [(event.event.event_id, self._meta_of_event(event.event)) for event in recorded], horizon
+        stored = (place.event for place in recorded if place.event.source != "signal")  # what Celery itself makes no state of
+        return [(event.event_id, self._meta_of_event(event)) for event in stored], horizon
 
     def _meta_of(self, task_id: str, row: TaskResult | None) -> Meta:
         if row is None:

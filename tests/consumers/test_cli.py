@@ -100,8 +100,8 @@ def test_verify_compares_every_row_and_ends_with_0(dsn: str, connection: Connect
     result = command("projections", "verify", dsn=dsn)
 
     assert result.returncode == 0, result.stderr
-    assert "compared 1 rows of task_result" in result.stdout
-    assert result.stdout.endswith("4 rows compared, all identical\n")
+    assert "compared 2 rows of task_result" in result.stdout  # the task, and its run
+    assert result.stdout.endswith("5 rows compared, all identical\n")
 
 
 def test_verify_names_what_differs_and_ends_with_1_until_a_rebuild(dsn: str, connection: Connection) -> None:

@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from celery_journal.journal import migrate
 from celery_journal.projections import verify
 
-from .scene import kinds, until, url_of
+from .scene import kinds, stored, until, url_of
 from .servers import Server, folder_of_servers, make_folder, postgresql
 from .workers import Worker, available, working
 
@@ -118,7 +118,7 @@ def test_a_full_disk_is_sat_out(on_small_disk: tuple[Server, Disk, str], tmp_pat
         assert gathered.get(timeout=PATIENCE) == [2 + number for number in range(5)]
         until(lambda: not in_spool(worker))
 
-        assert {tuple(kinds(dsn, result.id)[-1:]) for result in results} == {("task-succeeded",)}
+        assert {tuple(stored(dsn, result.id)[-1:]) for result in results} == {("task-succeeded",)}
         with psycopg.connect(dsn, autocommit=True) as connection:
             assert not verify(connection).differences
 

@@ -126,4 +126,4 @@ def test_results_are_forgotten_after_the_last_word(worker: Worker) -> None:
     result.forget()
 
     assert (result.state, result.exists()) == ("PENDING", False)
-    assert [step.kind for step in result.history()] == ["task-started", "task-succeeded", "task-forgotten"]
+    assert [step.kind for step in result.history()] == ["task-sent", "task-received", "task-started", "task-succeeded", "task-forgotten"]
