@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,13 @@ BROADCAST = 3.0
 
 #: Tasks whose end is told by a signal, because Celery stores none.
 UNSTORED = {"chaos.quiet", "chaos.ignore", "chaos.reject"}
+
+#: Seconds that a process may take from what its main process broadcasts of it until it has told the journal itself; with the
+#: database away it waits for the retry budget first.
+HURRY = 5.0
+
+#: How a reason names the worker that had a task.
+HAD = re.compile(r"(?P<did>received|started) by (?P<worker>\S+),")
 
 #: What the journal may call an end to which Celery gave this state.
 NAMES: Mapping[str, set[str]] = {
@@ -121,12 +129,20 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
         if (row := record.rows.get(task_id)) is None or row.ended:
             continue
         began = [execution for execution in truth.executions.get(task_id, []) if execution.attempt >= row.retries]
-        what = f"{_name(truth, task_id)} {task_id}: lost, {reason}"
-        survived = any(not truth.died(execution.pid, execution.began, MOMENT) for execution in began)
-        if (row.status == "PENDING" and began) or (row.status == "RECEIVED" and survived):
-            yield f"{what}; but {_story(truth, task_id)}"
-        elif row.status in {"STARTED", "PROGRESS"} and row.pid not in truth.killed:
-            yield f"{what}; but nobody killed process {row.pid}; {_story(truth, task_id)}"
+        what = f"{_name(truth, task_id)} {task_id}: called lost, because {reason}"
+        if match := HAD.search(reason):
+            deaths = [at for at in truth.deaths.get(match["worker"], []) if any(at >= sending.at for sending in truth.sendings[task_id])]
+            if not deaths:
+                yield f"{what}; but nothing of {match['worker']} was killed; {_story(truth, task_id)}"
+            elif match["did"] == "received" and any(all(at > execution.began + HURRY for at in deaths) for execution in began):
+                yield f"{what}; but it began; {_story(truth, task_id)}"
+        elif "never received" in reason:
+            if row.status == "RETRY":
+                began = [execution for execution in began if execution.attempt > row.retries]
+            if began:
+                yield f"{what}; but it began; {_story(truth, task_id)}"
+        elif not (reason.startswith("body of chord") and not began):
+            yield f"{what}; but that is not so; {_story(truth, task_id)}"
 
 
 def doubles(truth: Truth, record: Record) -> Iterator[str]:
@@ -154,12 +170,27 @@ def runs(truth: Truth, record: Record) -> Iterator[str]:
             unstored = foreign or execution.name in UNSTORED
             if unstored and (_fleeting(truth, execution) or truth.died(execution.pid, execution.began, BROADCAST if foreign else MOMENT)):
                 hidden[key] += 1
-    ghosts = Counter((run.task_id, run.attempt) for run in record.runs if run.started and truth.died(run.pid, run.started, MOMENT))
+    ghosts = Counter(
+        (run.task_id, run.attempt)
+        for run in record.runs
+        if run.started and any(run.started - 0.1 <= at <= run.started + HURRY for at in truth.deaths.get(run.worker or "", []))
+    )
     for key in sorted(really.keys() | shown.keys()):
         if not really[key] - hidden[key] <= shown[key] <= really[key] + ghosts[key]:
             task_id, attempt = key
             yield (
                 f"{_name(truth, task_id)} {task_id}: attempt {attempt} was run {really[key]} times, and the journal shows {shown[key]}; "
+                f"{_story(truth, task_id)}"
+            )
+
+
+def deliveries(truth: Truth, record: Record) -> Iterator[str]:
+    """Yield of which tasks the journal shows more runs than there were messages."""
+    shown = Counter(run.task_id for run in record.runs if run.run and run.status not in {"PENDING", "REVOKED"})
+    for task_id, count in sorted(shown.items()):
+        if count > truth.deliveries[task_id]:
+            yield (
+                f"{_name(truth, task_id)} {task_id}: was received {truth.deliveries[task_id]} times, and the journal shows {count} runs; "
                 f"{_story(truth, task_id)}"
             )
 
@@ -182,6 +213,7 @@ def check(truth: Truth, record: Record, lost: Mapping[str, str]) -> list[str]:
         *reasons(truth, record, lost),
         *doubles(truth, record),
         *runs(truth, record),
+        *deliveries(truth, record),
         *chords(truth, record, lost),
     ]
 

@@ -152,7 +152,7 @@ class Fleet:
         """Kill the process and all its children at once, as when the machine dies."""
         family = member.family()
         member.expected_dead = True
-        self._write(family)
+        self._write(member, family)
         if member.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(member.process.pid, signal.SIGKILL)
@@ -160,12 +160,12 @@ class Fleet:
         self._kill(family)
 
     def kill_main(self, member: Member) -> None:
-        """Kill the main process only; its children end by themselves after what they are at."""
-        main, *children = member.family()
+        """Kill the main process only; on Linux, Celery has the kernel kill its children then."""
+        family = member.family()
         member.expected_dead = True
-        self._write([main])
-        self.orphans += children
-        self._kill([main])
+        self._write(member, family)
+        self.orphans += family[1:]
+        self._kill(family[:1])
         if member.process is not None:
             member.process.wait()
 
@@ -175,7 +175,7 @@ class Fleet:
         if not children:
             return False
         chosen = children[number % len(children)]
-        self._write([chosen])
+        self._write(member, [chosen])
         self._kill([chosen])
         return True
 
@@ -218,9 +218,9 @@ class Fleet:
         common = {"CHAOS_TRUTH": str(self.truth), "CELERY_JOURNAL_SPOOL": str(self.spool), "PYTHONUNBUFFERED": "1", **QUICK}
         return Member(name, command, {**common, **environment}, self.folder / f"{name}.log")
 
-    def _write(self, killed: Sequence[psutil.Process]) -> None:
+    def _write(self, member: Member, killed: Sequence[psutil.Process]) -> None:
         for process in killed:
-            self.diary.write("killed", victim=process.pid)
+            self.diary.write("killed", victim=process.pid, member=f"{member.name}@chaos")
 
     @staticmethod
     def _kill(processes: Sequence[psutil.Process]) -> None:

@@ -34,6 +34,9 @@ from .truth import Diary, Truth
 #: Seconds between two looks whether all is quiet, how many of them in a row have to find it so, and how long to look at most.
 LOOK, LOOKS, PATIENCE = 4.0, 3, 300.0
 
+#: Messages that a capture may have in its hands, because workers broadcast heartbeats for as long as they live.
+FLOW = 20
+
 #: What a database needs here that a test's own does not.
 SETTINGS = {"fsync": "on", "shared_buffers": "64MB", "max_connections": "200"}
 
@@ -87,7 +90,9 @@ class Stage:
             self._notice()
             written, queues = truth.size(self.fleet.truth), self.broker.queues()
             waiting = sum(spool.status().waiting for spool in spools_in(self.fleet.spool))
-            left = {name: counts for name, counts in queues.items() if any(counts) and "pidbox" not in name}
+            left = {
+                name: counts for name, counts in queues.items() if sum(counts) > (FLOW if "capture" in name else 0) and "pidbox" not in name
+            }
             still = still + 1 if written == before and not left and not waiting else 0
             before = written
             if time.monotonic() > deadline:
@@ -194,7 +199,7 @@ def run(plan: Plan, folder: Path, say: Say) -> Outcome:
         lap("until quiet")
         outcome.lost = find_lost(stage_.fleet, outcome)
         outcome.violations += stage_.fleet.stop([*stage_.fleet.workers, *stage_.fleet.captures])
-        outcome.truth, outcome.record = truth.read(folder / "truth"), record.read(stage_.fleet.dsn)
+        outcome.truth, outcome.record = truth.read(folder / "truth", folder.glob("*.log")), record.read(stage_.fleet.dsn)
         outcome.violations += checks.check(outcome.truth, outcome.record, outcome.lost)
         outcome.violations += unspooled(stage_.fleet)
         with psycopg.connect(stage_.fleet.dsn, autocommit=True) as connection:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+#: What a worker logs of a message that it takes.
+RECEIVED = re.compile(r"Task \S+\[(\S+)\] received$", re.MULTILINE)
 
 
 class Diary:
@@ -72,6 +76,10 @@ class Truth:
     refused: dict[int, str] = field(default_factory=dict)
     #: When each process was killed.
     killed: dict[int, float] = field(default_factory=dict)
+    #: When something of each worker was killed.
+    deaths: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    #: How often a worker has said that it received the task.
+    deliveries: Counter[str] = field(default_factory=Counter)
     #: From when until when the broker was down.
     broker_down: list[tuple[float, float]] = field(default_factory=list)
     #: Ids that somebody asked to revoke.
@@ -82,9 +90,11 @@ class Truth:
         return pid in self.killed and after - 0.1 <= self.killed[pid] <= after + seconds
 
 
-def read(folder: Path) -> Truth:
-    """Return what the diaries in the folder say."""
+def read(folder: Path, logs: Iterable[Path] = ()) -> Truth:
+    """Return what the diaries in the folder say, and of deliveries the logs of the workers."""
     truth = Truth()
+    for log in logs:
+        truth.deliveries.update(RECEIVED.findall(log.read_text(errors="replace")))
     for path in sorted(folder.glob("*.jsonl")):
         running: Execution | None = None
         for line in _lines(path):
@@ -112,7 +122,7 @@ def _take(truth: Truth, line: dict[str, Any], running: Execution | None) -> Exec
             truth.executions[running.task_id].append(running)
         case "end" if running is not None:
             running.outcome, running.ended = line["outcome"], line["at"]
-        case "told" if running is not None and running.task_id == line["id"]:
+        case "told" if running is not None and running.task_id == line["id"] and line["state"]:
             running.state, running.told = line["state"], line["at"]
             return None
         case "sent":
@@ -127,4 +137,5 @@ def _take(truth: Truth, line: dict[str, Any], running: Execution | None) -> Exec
             truth.broker_down.append((line["down"], line["up"]))
         case "killed":
             truth.killed[line["victim"]] = line["at"]
+            truth.deaths[line["member"]].append(line["at"])
     return running
