@@ -163,7 +163,7 @@ class Database:
         return self.run(work)
 
     def on_close(self, end: Callable[[], None]) -> None:
-        """Have the method called before the connections are closed.
+        """Have the method called before the connections are closed, and before those that were told earlier.
 
         It is held weakly: of many threads that ask a new app for its backend each may get one of its own, and those that
         nobody uses must go at once, with their connections.
@@ -172,7 +172,7 @@ class Database:
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
-        for reference in self._ends:
+        for reference in reversed(self._ends):  # who came later may need who was there before
             if end := reference():
                 end()
         for server in (self._primary, self._replica):
