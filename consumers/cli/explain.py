@@ -34,6 +34,6 @@ def explain(ctx: click.Context, task_id: str, as_json: bool) -> None:
         heading = [shown(task_id), *([shown(name)] if name else []), *([shown(explanation.state)] if explanation.state else [])]
         click.echo(" ".join(heading))
         for sentence in explanation.sentences:
-            click.echo(f"  {shown(sentence)}")
+            click.echo(f"  {sentence}")
     if explanation.kind == "unknown":
         ctx.exit(1)

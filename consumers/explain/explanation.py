@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_journal import sql
-from celery_journal.consumers.words import duration, moment
+from celery_journal.consumers.words import duration, moment, shown
 from celery_journal.journal import Connection
 from celery_journal.journal.events import GroupDeleted, GroupExpired, TaskErased, TaskEvent, TaskExpired, TaskForgotten
 
@@ -28,6 +28,7 @@ class Explanation:
     kind: str
     #: The Celery state of a task; whether a chord is open, unlocked or failed.
     state: str | None
+    #: Fit for a terminal: nothing in a name is obeyed.
     sentences: tuple[str, ...]
     #: What the sentences are made of.
     facts: dict[str, Any] = field(default_factory=dict)
@@ -156,7 +157,7 @@ def _state(member: Row) -> str:
 
 
 def _explanation(known: Known, kind: str, state: str | None, told: Sequence[str | None], facts: dict[str, Any]) -> Explanation:
-    return Explanation(known.id, kind, state, tuple(sentence for sentence in told if sentence), {"now": known.now, **facts})
+    return Explanation(known.id, kind, state, tuple(shown(sentence) for sentence in told if sentence), {"now": known.now, **facts})
 
 
 def _plain(value: Any) -> Any:

@@ -194,6 +194,30 @@ def test_the_mark_of_a_body_is_no_sign_that_it_was_sent(log: Log, make_app: Any,
     assert [message.id for message in mailbox.sent()] == ["body"]
 
 
+def test_error_callbacks_are_called_where_the_app_is_known(log: Log, make_app: Any, mailbox: Mailbox) -> None:
+    """F02: with what the message had; `celery-journal lost --fail` knows no broker, `celery -A proj journal lost --fail` does."""
+    app = make_app(**mailbox.conf, result_backend_transport_options={"track_publish": "sync"})
+    result = app.signature("scene.add", args=(1, 2)).apply_async(link_error=app.signature("scene.sorry"))
+    log.online()
+    log.started(result.id)
+    log.offline()
+    pause()
+    (found,) = find_lost(log.connection, GRACE)
+
+    assert fail_lost(app.backend, found)
+
+    assert [message.task for message in mailbox.sent()].count("scene.sorry") == 1
+
+
+def test_help_has_an_example_and_the_exit_code() -> None:
+    """Of each of these commands."""
+    for name in ("stale", "lost", "explain"):
+        result = command(name, "--help")
+        assert result.returncode == 0
+        assert f"\n  celery-journal {name}" in result.stdout
+        assert "Exit code 1 if" in result.stdout
+
+
 @pytest.mark.parametrize("grace", ["0", "-1", "soon"])
 def test_bad_input_is_one_sentence(dsn: str, grace: str) -> None:
     """And exit code 2."""

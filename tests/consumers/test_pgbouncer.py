@@ -15,11 +15,13 @@ from celery import Celery, chord, group
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from celery_journal.consumers.backend import JournalUnavailable
+from celery_journal.consumers.lost import sweep_lost
+from celery_journal.journal import Emitter, Journal, migrate
 from celery_journal.journal import events as kinds_of
-from celery_journal.journal import migrate
 from celery_journal.projections import verify
 from tests.conftest import empty, new_database, require
 
+from .lostscene import GRACE, Log, pause
 from .scene import ask, delivered, kinds, new_app, row, until, url_of
 from .servers import PGBOUNCER, Server, folder_of_servers, pgbouncer, postgresql, unused_port
 from .workers import Worker, available, working
@@ -307,3 +309,21 @@ def test_a_pgbouncer_that_is_restarted_loses_nothing(dsn: str) -> None:
                 storing.result()
                 assert app.AsyncResult("meanwhile").state == "SUCCESS"
                 app.backend.database.close()
+
+
+def test_what_is_lost_is_marked_by_one_at_a_time(pooled: str, dsn: str) -> None:
+    """F02: the lock belongs to the transaction, and ends with it, whichever session the next one gets."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        log = Log(connection)
+        log.online()
+        log.started()
+        log.offline()
+    pause()
+    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as connection:
+        marked = [sweep_lost(connection, Journal(), Emitter(), GRACE) for _ in range(3)]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        locks = connection.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone()
+
+    assert [[lost.task_id for lost in one] for one in marked] == [["t"], [], []]
+    assert locks == (0,)
+    assert kinds(dsn, "t") == ["task-started", "task-lost"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -12,8 +13,16 @@ from psycopg.conninfo import make_conninfo
 
 from celery_journal import sql
 from celery_journal.consumers.backend import JournalBackend
+from celery_journal.consumers.explain import explain
+from celery_journal.consumers.lost import find_lost, sweep_lost
+from celery_journal.consumers.stale import get_stale_tasks
+from celery_journal.consumers.sweeping import LostSweep
 from celery_journal.journal import Connection
+from celery_journal.journal.events import ChordPartReturned, ChordStarted
 from celery_journal.projections import rebuild, verify
+
+from .lostscene import GRACE, Log, ago, pause
+from .scene import ask
 
 ROLES = ("celery_journal_owner", "celery_journal_writer", "celery_journal_reader")
 
@@ -110,6 +119,31 @@ def test_the_reader_reads_and_does_nothing_else(roles: str) -> None:
             reader.execute(
                 b"insert into celery_journal.event (event_id, stream, kind, occurred_at) values (gen_random_uuid(), 's', 'k', now())"
             )
+
+
+def test_the_writer_marks_what_is_lost_and_the_reader_finds_and_explains_it(roles: str) -> None:
+    """F02: the sweep of a worker, and the commands of somebody who only looks."""
+    with psycopg.connect(roles, autocommit=True) as connection:
+        log = Log(connection)
+        log.online()
+        for task_id in ("t", "u"):
+            log.started(task_id, occurred_at=ago(7200))
+        log.offline()
+        log.tell(ChordStarted, "g", result=b"[]", size=1, task_id="body")
+        log.tell(ChordPartReturned, "g", task_id="m", group_index=0, state="SUCCESS")
+    pause()
+    backend = backend_of(roles)
+
+    marked = backend.database.run(lambda connection: sweep_lost(connection, backend.journal, backend.emitter, GRACE))
+    LostSweep(backend.database.run, backend.journal, backend.emitter).try_turn()
+
+    assert {lost.task_id for lost in marked} == {"t", "u", "body"}
+    with psycopg.connect(make_conninfo(roles, user="app_reader"), autocommit=True) as reader:
+        assert {lost.task_id for lost in find_lost(reader, GRACE)} == {"t", "u", "body"}
+        assert [task.task_id for task in get_stale_tasks(reader, timedelta(hours=1))] == ["t", "u"]
+        assert "It is lost" in str(explain(reader, "t"))
+        assert "chord g" in str(explain(reader, "body"))
+        assert ask(roles, b"select claimed_by from celery_journal.chord_lease") == [(backend.emitter.name,)]
 
 
 def test_a_rebuild_by_a_superuser_leaves_the_tables_to_their_owner(roles: str) -> None:
