@@ -11,7 +11,7 @@ from typing import Any
 from celery import states
 
 from celery_journal.journal import RecordedEvent
-from celery_journal.journal.events import Event, TaskEvent, TaskWitnessed
+from celery_journal.journal.events import Event, TaskEvent, TaskSent, TaskWitnessed
 
 #: The kinds in the order in which they follow each other, with Celery's states, by which a witness names them.
 KIND_OF_STATE = {
@@ -103,15 +103,18 @@ def clock_offsets(recorded: Iterable[RecordedEvent]) -> dict[str | None, timedel
     # The quickest on its way to the log is the nearest to the truth.
     nearest = {teller: max(lead) for teller, lead in leads.items()}
     wrong = {teller: lead for teller, lead in nearest.items() if lead > TOLERANCE}
-    sent = min((place.event.occurred_at for place in recorded if place.event.kind == "task-sent"), default=None)
-    if sent is not None:
-        early = {_teller(place.event) for place in recorded if place.event.occurred_at < sent - TOLERANCE} - {None}
-        if None not in wrong:
-            wrong |= {teller: nearest[teller] for teller in early if nearest[teller] < -TOLERANCE}
+    sent = {place.event.attempt: place.event for place in recorded if place.event.kind == "task-sent"}
+    for place in recorded:
+        teller, before = _teller(place.event), sent.get(place.event.attempt)
+        if before is not None and place.event.occurred_at < before.occurred_at - TOLERANCE and _teller(before) not in {teller, *wrong}:
+            wrong |= {teller: nearest[teller]} if nearest[teller] < -TOLERANCE else {}
     return wrong
 
 
 def _teller(event: Event) -> str | None:
+    """Return whose clock it is: the worker's also where a task sends a task."""
+    if isinstance(event, TaskSent):
+        return (event.message or {}).get("sent_by")
     return getattr(event, "worker", None)
 
 

@@ -98,6 +98,8 @@ class Message:
     facts: Mapping[str, Any]
     headers: dict[str, Any]
     properties: dict[str, Any]
+    #: The worker whose task sends it; None for anybody else.
+    sent_by: str | None
     exchange: Any
     routing_key: Any
     arguments: dict[str, Any]
@@ -124,6 +126,7 @@ class Message:
             facts=facts if facts is not headers else dict(headers),
             headers=dict(headers or {}),
             properties=dict(properties or {}),
+            sent_by=getattr(getattr(get_current_task(), "request", None), "hostname", None),
             exchange=exchange,
             routing_key=routing_key,
             arguments=encoded_arguments(args or (), kwargs, given, app) if with_arguments else {},
@@ -156,6 +159,7 @@ class Message:
             time_limit=limit,
             meta=_stamps(facts),
             message={
+                "sent_by": self.sent_by,
                 "exchange": self.exchange,
                 "routing_key": self.routing_key,
                 "headers": headers,

@@ -14,6 +14,11 @@ from celery.exceptions import Ignore, Reject
 app = Celery("scene")
 app.conf.update(json.loads(os.environ["SCENE_CONF"]))
 
+if clock := os.environ.get("SCENE_CLOCK"):
+    from .skewed import set_clock
+
+    set_clock(float(clock))
+
 
 @app.task(name="scene.add")
 def add(x: int, y: int) -> int:

@@ -302,6 +302,33 @@ def state_of(worker: Worker) -> tuple[bool, bool] | None:
     return found[0] if found else None
 
 
+@pytest.mark.parametrize("ahead", [300, -300])
+def test_clocks_of_worker_and_sender_may_be_five_minutes_apart(embedded_database: str, tmp_path: Path, ahead: int) -> None:
+    """The view is right, the order is right, and it is said that the clocks disagree."""
+    broker, url = "redis" if available("redis") else "filesystem", url_of(embedded_database)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCENE_CLOCK", str(ahead))
+        patch.setenv("CELERY_JOURNAL_HEARTBEAT_INTERVAL", "0.5")
+        with working(broker, url, embedded_database, tmp_path) as worker:
+            install(worker.app)
+            result = worker.send("persist", 1)
+            assert result.get(timeout=PATIENCE) == 1
+            until(lambda: len([kind for kind in kinds(worker.dsn, result.id) if kind == "task-received"]) == 2)
+            (offset,) = ask(worker.dsn, b"select clock_offset from celery_journal.worker where alive and pid = %s", worker.process.pid)[0]
+
+    assert (result.state, result.retries, result.worker is not None) == ("SUCCESS", 1, True)
+    assert abs(offset.total_seconds() - ahead) < 1
+    history = result.history()
+    first = [fact.kind for fact in history if fact.attempt == 0]
+    assert first == ["task-sent", "task-received", "task-started", "task-retried"]
+    assert history[-1].kind == "task-succeeded"
+    assert {round(fact.clock_offset.total_seconds(), -1) for fact in history if fact.worker} == {ahead}
+    assert {fact.clock_offset.total_seconds() for fact in history[:1]} == {0}
+    for run in runs(worker.dsn, result.id):
+        assert 0 <= run["queue_wait"].total_seconds() < 60
+        assert 0 <= run["run_time"].total_seconds() < 60
+
+
 def test_the_views_are_what_the_log_says(worker: Worker) -> None:
     """After all of the above."""
     with psycopg.connect(worker.dsn, autocommit=True) as connection:
