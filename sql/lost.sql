@@ -175,17 +175,23 @@ select a.task_id, a.task_name as name, a.status as state, coalesce(a.attempt, a.
  limit %(limit)s
 
 -- name: marked
--- What was marked and of which nothing was heard since.
+-- What was marked and of which nothing was heard since. Not where the worker that has it was only silent, and is there again.
 select t.task_id, t.task_name as name, t.status as state, coalesce(r.attempt, t.retries, 0) as attempt, r.run, t.queue, t.group_id, t.worker,
        t.date_sent, t.recorded_at, t.lost_reason,
        case when t.task_name is null and t.worker is null then celery_journal.chord_of_body(t.task_id) end as body_of
   from celery_journal.task_result t
        left join lateral (
-           select a.attempt, a.run from celery_journal.task_attempt a
+           select a.attempt, a.run, a.worker, a.status, a.date_started, a.time_limit, a.recorded_at
+             from celery_journal.task_attempt a
             where a.task_id = t.task_id
             order by a.attempt desc, a.recorded_at desc
             limit 1) r on true
+       left join celery_journal.worker w on w.worker = r.worker
  where t.date_done is null and t.lost_reason is not null
+   and (w.alive is not true
+        or r.status not in ('RECEIVED', 'STARTED')
+        or w.online_since > r.recorded_at
+        or r.date_started + r.time_limit * interval '1 second' < clock_timestamp())
  order by t.date_created, t.task_id
  limit %(limit)s
 

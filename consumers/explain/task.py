@@ -48,7 +48,7 @@ def tell_task(known: Known) -> Iterator[str]:
             if (asked := _asked(known)) is not None:
                 yield f"{asked} asked for it to be revoked; no worker has done so yet."
             if task["lost_reason"] is not None:
-                yield f"It is lost: {task['lost_reason']}."
+                yield _lost(known)
     runs = [run for run in known.attempts if run["date_started"] is not None]
     if len(runs) > len({run["attempt"] for run in runs}):
         attempts = counted(runs[-1]["attempt"] + 1, "attempt")
@@ -100,6 +100,18 @@ def _not_ended(known: Known) -> Iterator[str]:
     if task["state"] == states.RETRY and not any(run["attempt"] > (task["retries"] or 0) for run in runs):
         return
     yield from _waiting(known, runs[-1] if runs else None)
+
+
+def _lost(known: Known) -> str:
+    reason = (known.task or {})["lost_reason"]
+    run = known.attempts[-1] if known.attempts else None
+    row = known.workers.get((run and run["worker"]) or "")
+    is_there = (
+        run is not None and row is not None and row["alive"] and not (row["online_since"] and row["online_since"] > run["recorded_at"])
+    )
+    if is_there and "not been heard of" in reason:
+        return f"It was marked as lost ({reason}), but that worker is there again."
+    return f"It is lost: {reason}."
 
 
 def _waiting(known: Known, run: Row | None) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from celery_journal.consumers.explain import explain
 from celery_journal.consumers.lost import Lost, find_lost, mark_lost, sweep_lost
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import (
@@ -426,6 +427,24 @@ def test_a_task_that_goes_on_after_all_is_not_lost(log: Log, dsn: str, how: str)
     assert ask(dsn, b"select lost_reason from celery_journal.task_result") == [(None,)]
     assert find_lost(log.connection, GRACE) == []
     assert mark_lost(log.connection, found, log.journal, log.emitter) == []
+
+
+@pytest.mark.parametrize("again", ["is there again", "was started anew", "stays away"])
+def test_a_mark_means_nothing_where_the_worker_was_only_silent(log: Log, again: str) -> None:
+    """F02: it could not reach the database for a while, and its task runs on."""
+    log.online(freq=SOON)
+    log.started()
+    pause()
+    mark_lost(log.connection, find_lost(log.connection, GRACE), log.journal, log.emitter)
+
+    match again:
+        case "is there again":
+            log.beat(freq=10)
+        case "was started anew":
+            log.online(freq=10, pid=2)
+
+    assert [one.task_id for one in find_lost(log.connection, GRACE)] == ([] if again == "is there again" else ["t"])
+    assert ("is there again" in str(explain(log.connection, "t"))) is (again == "is there again")
 
 
 def test_what_was_heard_of_since_it_was_found_is_not_marked(log: Log) -> None:
