@@ -69,6 +69,12 @@ class Broker:
 
     def open(self) -> None:
         """Connect, and begin to consume; whoever works wakes up and says so."""
+        self.declare()
+        self._consumer.consume()
+        self._wake_workers()
+
+    def declare(self) -> None:
+        """Connect, and make the queue, which keeps what comes from now on."""
         self.close()
         self._connection = self._app.connection_for_read(heartbeat=60)
         self._connection.connect()
@@ -93,8 +99,6 @@ class Broker:
             prefetch_count=self._prefetch,
             accept={"json", self._app.conf.event_serializer},
         )
-        self._consumer.consume()
-        self._wake_workers()
 
     def _arguments(self) -> dict[str, Any] | None:
         """Return what the queue is declared with: with RabbitMQ one that keeps also what Celery sends as transient."""

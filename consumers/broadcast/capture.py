@@ -140,7 +140,8 @@ class Capture:
             self._heard = max(self._heard, self.broker.arrived[-1].arrived)
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
-            writing.result()
+            with suppress(Unrecorded):  # we are to end; the end says so
+                writing.result()
             self.broker.acknowledge()
         if self._writing is None and ((taken := self._ripe()) or self.recorder.is_due()):
             self._writing = writer.submit(self._write, taken)

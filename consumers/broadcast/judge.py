@@ -40,11 +40,16 @@ class Judgement:
     witnessed: int = 0
 
 
-def judge(connection: Connection, schema: str, testimonies: Sequence[Testimony], may_wait: Sequence[bool]) -> Judgement:
-    """Return what is to be recorded of the testimonies; those that may wait are left open if their attempt is unknown."""
+def judge(
+    connection: Connection, schema: str, testimonies: Sequence[Testimony], may_wait: Sequence[bool], *, alone: bool = True
+) -> Judgement:
+    """Return what is to be recorded of the testimonies; those that may wait are left open if their attempt is unknown.
+
+    `alone` says that nobody else is told of the same tasks.
+    """
     judgement = Judgement()
     authorities = _authorities(connection, schema, testimonies)
-    known = _known(connection, schema, testimonies)
+    known = _known(connection, schema, testimonies, alone)
     newest = _newest_heartbeats(testimonies)
     for place, testimony in enumerate(testimonies):
         speaks_for_itself = testimony.occurred_at.timestamp() <= authorities.get((testimony.hostname, testimony.pid), 0.0)
@@ -63,8 +68,8 @@ def judge(connection: Connection, schema: str, testimonies: Sequence[Testimony],
                 if run is None:
                     attempt = known.attempts.get(escape(testimony.stream), 0)
                 else:
-                    run.reach(testimony.state)
                     attempt, name = run.attempt, run.name
+                known.reach(escape(testimony.stream), run, attempt, testimony.state)
             known.ids.add(testimony.event_id)
             if (speaks_for_itself and testimony.kind is not TaskSent) or known.has_first_hand(testimony, attempt):
                 known.witness(testimony, attempt)
@@ -83,9 +88,9 @@ def _authorities(connection: Connection, schema: str, testimonies: Sequence[Test
     return {(worker, pid): until for worker, pid, until in rows}
 
 
-def _known(connection: Connection, schema: str, testimonies: Sequence[Testimony]) -> Known:
+def _known(connection: Connection, schema: str, testimonies: Sequence[Testimony], alone: bool) -> Known:
     """Return what the log and the batch tell of the tasks."""
-    known = Known()
+    known = Known(alone=alone)
     of_tasks = [testimony for testimony in testimonies if testimony.is_of_task]
     if not of_tasks:
         return known

@@ -14,7 +14,7 @@ from celery import states
 from celery_journal.journal.codec import escape
 from celery_journal.journal.events import TaskReceived, TaskRevoked
 
-from .runs import Run, run_of
+from .runs import ENDS, Run, run_of
 from .translator import Testimony
 
 #: Stream, state, attempt, and worker, '' where none is named.
@@ -39,10 +39,14 @@ class Told(NamedTuple):
 class Known:
     """What is known of the tasks of a batch, all names as the log writes them."""
 
+    #: Whether nobody else is told of the same tasks.
+    alone: bool = True
     #: By stream and worker.
     runs: dict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     #: The newest attempt of a task that anybody has told of.
     attempts: dict[str, int] = field(default_factory=dict)
+    #: The attempts of which the broadcast has told how they ended.
+    over: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     #: How often the log has a fact first-hand, and how often that was witnessed.
     facts: Counter[Fact] = field(default_factory=Counter)
     witnessed: Counter[Fact] = field(default_factory=Counter)
@@ -62,12 +66,10 @@ class Known:
                 self.witnessed[fact] += 1
             elif told.source != "broadcast":
                 self.facts[fact] += 1
-        # A witness of what somebody else received stands for a run only where there is no other word of it.
-        for told in sorted(unknown, key=lambda told: (told.kind == "task-witnessed", told.occurred_at)):
-            if told.state == states.RECEIVED and told.worker is not None:
-                runs = self.runs[told.stream, told.worker]
-                if told.kind != "task-witnessed" or all(run.attempt != told.attempt for run in runs):
-                    runs.append(Run(told.occurred_at, told.attempt, told.run))
+        received = [told for told in unknown if told.state == states.RECEIVED and told.worker is not None]
+        for told in sorted(received, key=lambda told: (told.kind == "task-witnessed", told.occurred_at)):
+            run = Run(told.occurred_at, told.attempt, told.run, heard=told.source == "broadcast")
+            self._receive((told.stream, told.worker or ""), run, anew=told.kind != "task-witnessed")
         for told in sorted(unknown, key=lambda told: told.occurred_at):
             if told.kind == "task-witnessed" or told.source == "broadcast":
                 self._reach(told)
@@ -75,9 +77,19 @@ class Known:
     def _reach(self, told: Told) -> None:
         runs = self.runs.get((told.stream, told.worker or ""), [])
         named = [run for run in runs if told.run is not None and run.name == told.run]
-        run = named[0] if named else run_of([run for run in runs if run.attempt == told.attempt], told.state, told.occurred_at)
+        self.reach(
+            told.stream,
+            named[0] if named else run_of([run for run in runs if run.attempt == told.attempt], told.state, told.occurred_at),
+            told.attempt,
+            told.state,
+        )
+
+    def reach(self, stream: str, run: Run | None, attempt: int, state: str) -> None:
+        """Take in how far the broadcast tells that an attempt has come."""
         if run is not None:
-            run.reach(told.state)
+            run.reach(state)
+        if state in ENDS:
+            self.over[stream].add(attempt)
 
     def hear(self, testimony: Testimony) -> None:
         """Take in what the batch tells of attempts."""
@@ -86,12 +98,23 @@ class Known:
             stream = escape(testimony.stream)
             self.attempts[stream] = max(testimony.attempt, self.attempts.get(stream, 0))
             if testimony.kind is TaskReceived:
-                run = Run(testimony.occurred_at, testimony.attempt, testimony.event_id.hex)
-                self.runs[stream, escape(testimony.hostname)].append(run)
+                run = Run(testimony.occurred_at, testimony.attempt, testimony.event_id.hex, heard=True)
+                self._receive((stream, escape(testimony.hostname)), run, anew=False)
+
+    def _receive(self, key: tuple[str, str], run: Run, *, anew: bool) -> None:
+        """Take in that a worker received a message; unless it did so `anew`, perhaps the one that is known first-hand."""
+        runs = self.runs[key]
+        same = None if anew else next((other for other in runs if other.attempt == run.attempt and not other.heard), None)
+        if same is None:
+            runs.append(run)
+        else:
+            same.heard = True
 
     def run_of(self, testimony: Testimony) -> Run | None:
         """Return the run that the testimony is about; None if nobody has told of it."""
-        return run_of(self.runs.get((escape(testimony.stream), escape(testimony.hostname)), ()), testimony.state, testimony.occurred_at)
+        stream = escape(testimony.stream)
+        runs = self.runs.get((stream, escape(testimony.hostname)), ())
+        return run_of(runs, testimony.state, testimony.occurred_at, self.over.get(stream, ()) if self.alone else None)
 
     def has_first_hand(self, testimony: Testimony, attempt: int) -> bool:
         """Return whether the log has the fact from somebody nearer, and no other testimony has witnessed that yet."""

@@ -11,7 +11,7 @@ import psycopg
 
 from celery_journal.consumers.drain import is_outage
 from celery_journal.journal import Connection, EventConflict, Journal, PayloadTooLarge
-from celery_journal.journal.events import Event
+from celery_journal.journal.events import Event, TaskStarted
 
 from .delivery import Delivery
 from .judge import judge
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 #: Seconds that an event may wait whose attempt nobody has told of.
 PATIENCE = 3.0
 
-#: Seconds that each event waits while others capture as well, who may have what came before it.
-COURTESY = 1.0
+#: Seconds that a start waits while others capture as well, who may have what was received before it; and an end for the start.
+COURTESY = 0.8
 
 #: More than these do not wait.
 MOST_WAITING = 10_000
@@ -70,7 +70,7 @@ class Recorder:
             testimonies = list(self._read(delivery))
             delivery.open = len(testimonies)
             for testimony in testimonies:
-                courtesy = COURTESY if self.shared and testimony.is_of_task and testimony.attempt is None else 0.0
+                courtesy = _turn(testimony) * COURTESY if self.shared else 0.0
                 self._waiting.append(_Claim(testimony, delivery, delivery.arrived + courtesy, delivery.arrived + PATIENCE))
 
     def is_due(self) -> bool:
@@ -96,7 +96,7 @@ class Recorder:
         testimonies = [claim.testimony for claim in due]
         may_wait = [not all_of_it and claim.deadline > now for claim in due]
         with connection.transaction():  # in one of its own, an append may leave what is relaxed to the next crash
-            judgement = judge(connection, self.journal.schema, testimonies, may_wait)
+            judgement = judge(connection, self.journal.schema, testimonies, may_wait, alone=not self.shared)
             refused = self._append(connection, judgement.events)
         recorded = [claim for place, claim in enumerate(due) if place not in judgement.open]
         kept = {id(claim) for claim in recorded}
@@ -156,3 +156,8 @@ class Recorder:
         if reason not in self._said and len(self._said) < 100:
             self._said.add(reason)
             logger.warning("what is broadcast is skipped: %s", reason)
+
+
+def _turn(testimony: Testimony) -> int:
+    """Return how many turns it waits for what came before it: none where a task is sent or received, or a worker is heard of."""
+    return 0 if testimony.attempt is not None else 1 if testimony.kind is TaskStarted else 2

@@ -120,7 +120,7 @@ def _check_database(target: Any, once: bool) -> None:
 def _check_broker(source: Broker, once: bool) -> None:
     """Refuse a broker that refuses us; one that does not answer is waited for, unless there is no time for that."""
     try:
-        source.open()
+        source.declare()
     except (AccessRefused, NotAllowed) as exc:
         raise Failure(f"the broker at {source.url} refuses the login or the virtual host; correct the URL", NO_BROKER) from exc
     except PreconditionFailed as exc:

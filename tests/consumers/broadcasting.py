@@ -110,7 +110,9 @@ class Station:
 
     def declare(self) -> None:
         """Make the queue, so that it keeps what is broadcast."""
-        self.capture(once=True).run()
+        broker = self.capture().broker
+        broker.declare()
+        broker.close()
 
     @contextmanager
     def capturing(self, **options: Any) -> Iterator[Capture]:

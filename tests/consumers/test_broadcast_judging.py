@@ -33,6 +33,8 @@ from .scene import ask, kinds, recorded
 
 WORKER = "celery@foreign"
 
+MODELS: dict[str, type[Event]] = {"RECEIVED": TaskReceived, "STARTED": TaskStarted, "RETRY": TaskRetried, "SUCCESS": TaskSucceeded}
+
 
 class Message:
     """A message as kombu hands it on."""
@@ -125,29 +127,33 @@ def test_a_retry_that_overtakes_is_told_apart(
     journalling: bool, apart: bool, dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
 ) -> None:
     """The message of a retry is sent first: it may be received, and started, before the worker says that the first attempt is over."""
-    events = [
-        foreigner.received("t"),
-        foreigner.says("task-started", "t"),
-        foreigner.received("t", retries=1),
-        foreigner.says("task-retried", "t"),
-        foreigner.says("task-started", "t"),
-        foreigner.received("t", retries=2),
-        foreigner.says("task-started", "t"),
-        foreigner.says("task-retried", "t"),
-        foreigner.says("task-succeeded", "t"),
+    expected = [
+        ("RECEIVED", 0),
+        ("STARTED", 0),
+        ("RECEIVED", 1),
+        ("RETRY", 0),
+        ("RECEIVED", 2),
+        ("STARTED", 1),
+        ("STARTED", 2),
+        ("RETRY", 1),
+        ("SUCCESS", 2),
     ]
-    expected = [("RECEIVED", 0), ("STARTED", 0), ("RECEIVED", 1), ("RETRY", 0), ("STARTED", 1), ("RECEIVED", 2), ("STARTED", 2)]
-    expected += [("RETRY", 1), ("SUCCESS", 2)]
+    now = time.time()
+    events = [
+        foreigner.says(
+            MODELS[state].model_fields["kind"].default, "t", now + place / 100, **({"retries": n} if state == "RECEIVED" else {})
+        )
+        for place, (state, n) in enumerate(expected)
+    ]
     if journalling:  # all of it is there, told first-hand, before the first word of the broadcast
         says_for_itself(connection)
-        kind = {"RECEIVED": TaskReceived, "STARTED": TaskStarted, "RETRY": TaskRetried, "SUCCESS": TaskSucceeded}
-        emitter = Emitter()
-        told = [emitter.emit(kind[state], "t", attempt=n, worker=WORKER, run=f"r{n}", source="signal") for state, n in expected]
-        for event, broadcast in zip(told, events, strict=True):
-            first_hand(connection, event.model_copy(update={"occurred_at": datetime.fromtimestamp(broadcast["timestamp"] - 0.001, UTC)}))
+        for (state, attempt), event in zip(expected, events, strict=True):
+            moment = datetime.fromtimestamp(event["timestamp"] - 0.001, UTC)
+            told: dict[str, Any] = {"attempt": attempt, "occurred_at": moment, "worker": WORKER, "run": f"r{attempt}", "source": "signal"}
+            first_hand(connection, Emitter().emit(MODELS[state], "t", **told))
 
-    for event in events if apart else [events]:
-        record(recorder, connection, *(event if isinstance(event, list) else [event]))
+    for batch in [[event] for event in events] if apart else [events]:
+        record(recorder, connection, *batch)
 
     query = b"select state, attempt from celery_journal.event where source = 'broadcast' order by occurred_at, position"
     assert ask(dsn, query) == expected
