@@ -44,8 +44,8 @@ class TaskAttempt(BaseModel):
     expires: datetime | None = None
     #: Seconds that it may run (Celery's hard time limit).
     time_limit: float | None = None
-    #: From the sending, or the eta where that is later, to the start; never negative. By the clocks of sender and worker where nothing
-    #: contradicts them, and else by that of the database. None where either end is not known.
+    #: From the sending, or the eta where that is later, to the start; never negative. By the clocks of sender and worker unless
+    #: something contradicts them, and then by that of the database. None where either end is not known.
     queue_wait: timedelta | None = None
     #: From start to end; never negative.
     run_time: timedelta | None = None

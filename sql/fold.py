@@ -10,7 +10,6 @@ from . import DEFAULT_SCHEMA, queries
 PROJECTIONS = ("task_result", "group_result", "chord_counter", "worker")
 
 _PLACEHOLDER = re.compile(r"\{([a-z_ ]+)\}")
-_REGISTER = re.compile(r"case when (\(excluded\.\w+_rank, .+?\) > \(t\..+?\)) then (excluded\.\w+) else t\.\w+ end")
 
 #: The name that a variable of the trigger, and a parameter of a client, have in the same text.
 _IN_THE_TRIGGER = {"forgotten ids": "forgotten_ids"}
@@ -45,7 +44,6 @@ class Projection:
         self._texts["clear"] = _clearing(texts["merge"], self.key)
         self._texts["lift one"] = texts["lift"].replace("\n where e.kind in ({kinds})", "")  # the trigger has looked
         self._texts["merge one"] = _of_one_event(texts["merge"], "lift one") + "\nreturning t.forgotten_position"
-        self._texts["merge newest"] = _replacing_every_register(self._texts["merge one"])
 
     def table(self, name: str) -> str:
         """Return where the table `name` is, qualified."""
@@ -104,13 +102,6 @@ def _clearing(merge: str, key: str) -> str:
 def _of_one_event(merge: str, lift: str) -> str:
     """Return the merge of one event, which needs no order."""
     return re.sub(r"\bfrom folded\s+order by [\w, ]+", f"from ({{{lift}}}) folded", merge)
-
-
-def _replacing_every_register(merge: str) -> str:
-    """Return the merge for an event that wins every register: one comparison a register instead of one a column."""
-    wins = list(dict.fromkeys(match[1] for match in _REGISTER.finditer(merge)))
-    replacing = _REGISTER.sub(r"\2", merge)
-    return replacing.replace("\nreturning ", "\n where " + "\n   and ".join(wins) + "\nreturning ")
 
 
 def trigger_function(projections: list[Projection], schema: str = DEFAULT_SCHEMA, name: str = "fold") -> str:

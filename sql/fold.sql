@@ -25,14 +25,10 @@ after insert on celery_journal.event referencing new table as new_event
 for each statement execute function celery_journal.fold()
 
 -- name: step
--- One event, as a rule, is the newest in every register: `merge newest` replaces them all, and does nothing where that is
--- not so. A stream that was ever forgotten is folded anew from the log, because what an earlier fact had hidden may
--- stand after the forgetting; its row is locked by then.
+-- One event needs no order and no grouping. A stream that was ever forgotten is folded anew from the log, because what an
+-- earlier fact had hidden may stand after the forgetting; its row is locked by then.
     if events = 1 and kind in ({kinds}) then
-        {merge newest} into forgotten;
-        if not found then
-            {merge one} into forgotten;
-        end if;
+        {merge one} into forgotten;
         if forgotten is null then
 {own part}            return null;
         end if;

@@ -342,7 +342,9 @@ select t.task_id,
  where t.date_created is not null;
 
 -- A run that began is shown, and an attempt of which nothing but the sending is known. How long it waited in its queue is told
--- by the clocks of sender and worker where these agree with each other, and else by that of the database.
+-- by the clocks of sender and worker, unless something contradicts them, and then by that of the database: it started before it
+-- was sent; what is recorded had yet to happen; or one of the two was recorded at once and the other long after it happened. That
+-- both are recorded late says nothing of clocks: the database, or a capture, was down.
 create or replace view celery_journal.task_attempt as
 select a.task_id,
        a.attempt,
@@ -370,9 +372,13 @@ select a.task_id,
            select coalesce(s.date_sent, a.date_sent) as sent, coalesce(s.sent_recorded_at, a.sent_recorded_at) as sent_recorded,
                   coalesce(a.eta, s.eta) as eta) o
        cross join lateral (
-           select case when a.date_started < o.sent
-                         or a.date_started > a.started_recorded_at + interval '1 second'
-                         or o.sent > o.sent_recorded + interval '1 second'
+           select o.sent_recorded - o.sent as sent_late, a.started_recorded_at - a.date_started as started_late) l
+       cross join lateral (
+           select case when o.sent is null then null
+                       when a.date_started < o.sent
+                         or least(l.sent_late, l.started_late) < interval '-1 second'
+                         or (least(l.sent_late, l.started_late) < interval '1 second'
+                             and greatest(l.sent_late, l.started_late) > interval '10 seconds')
                        then a.started_recorded_at - greatest(o.sent_recorded, o.eta)
                        else a.date_started - greatest(o.sent, o.eta) end as queue_wait) c
  where a.run <> ''

@@ -78,10 +78,10 @@ worker_row
 
 -- name: view
 -- A worker is alive as long as it has missed fewer than four of its heartbeats. Of what a broadcast says only a clock that is
--- ahead is known for sure: it may have waited on its way.
+-- ahead is known for sure: it may have waited on its way. Whoever broadcasts may say anything of itself, and must not hide others.
 create or replace view celery_journal.worker as
 select w.worker,
-       not w.is_offline and w.last_seen > clock_timestamp() - 4 * coalesce((m.meta ->> 'freq')::double precision, 10) * interval '1 second' as alive,
+       not w.is_offline and w.last_seen > clock_timestamp() - 4 * coalesce(n.freq, 10) * interval '1 second' as alive,
        w.is_offline as offline,
        w.date_created as first_seen,
        case when w.online_rank >= 0 then w.online_at end as online_since,
@@ -92,13 +92,18 @@ select w.worker,
        m.meta ->> 'version' as version,
        m.meta ->> 'system' as system,
        m.meta ->> 'pool' as pool,
-       (m.meta ->> 'concurrency')::integer as concurrency,
+       n.concurrency,
        (select array_agg(q.queue order by q.queue)
           from jsonb_array_elements_text(case jsonb_typeof(m.meta -> 'queues') when 'array' then m.meta -> 'queues' else '[]' end) as q (queue)) as queues,
-       (m.meta ->> 'freq')::double precision as freq,
-       (m.meta ->> 'active')::integer as active,
-       (m.meta ->> 'processed')::bigint as processed,
+       n.freq,
+       n.active,
+       n.processed,
        w.source
   from celery_journal.worker_row w
        cross join lateral (select celery_journal.json_or_null(w.meta) as meta) m
+       cross join lateral (
+           select case when m.meta ->> 'concurrency' ~ '^\d{1,9}$' then (m.meta ->> 'concurrency')::integer end as concurrency,
+                  case when m.meta ->> 'active' ~ '^\d{1,9}$' then (m.meta ->> 'active')::integer end as active,
+                  case when m.meta ->> 'processed' ~ '^\d{1,18}$' then (m.meta ->> 'processed')::bigint end as processed,
+                  case when m.meta ->> 'freq' ~ '^\d{1,6}(\.\d{1,20})?$' then (m.meta ->> 'freq')::double precision end as freq) n
  where w.date_created is not null

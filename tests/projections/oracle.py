@@ -47,8 +47,10 @@ ABOUT_A_WORKER = {"worker-online", "worker-heartbeat", "worker-offline"}
 ENDS_A_RUN = {"task-retried", "task-rejected", "task-revoked", "task-ignored", "task-failed", "task-succeeded"}
 ABOUT_A_RUN = {"task-sent", "task-received", "task-started"} | ENDS_A_RUN
 
-#: Clocks that differ by more than this from the database's do not agree with it.
-AGREEMENT = timedelta(seconds=1)
+#: What is recorded within this was recorded at once; what is recorded earlier than that before it happened, or later than that
+#: after, was told by a clock that is wrong, or late.
+AT_ONCE = timedelta(seconds=1)
+LATE = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
@@ -215,8 +217,9 @@ def _first(facts: Sequence[Fact], kind: str) -> Moments | None:
 
 
 def _queue_wait(sent: Moments, started: Moments, eta: Any) -> timedelta:
-    agreeing = sent[0] <= started[0] <= started[1] + AGREEMENT and sent[0] <= sent[1] + AGREEMENT
-    begin, end = (sent[0], started[0]) if agreeing else (sent[1], started[1])
+    sooner, later = sorted([sent[1] - sent[0], started[1] - started[0]])
+    wrong = started[0] < sent[0] or sooner < -AT_ONCE or (sooner < AT_ONCE and later > LATE)
+    begin, end = (sent[1], started[1]) if wrong else (sent[0], started[0])
     wait: timedelta = end - (begin if eta is None else max(begin, eta))
     return max(wait, timedelta(0))
 
@@ -250,7 +253,11 @@ def _worker(facts: Sequence[Fact]) -> Row:
         "pid": _get(seen, "pid"),
         "queues": sorted(queues) if queues else None,
         "source": _text(seen, "source"),
-        **{name: meta.get(name) for name in ("software", "version", "system", "pool", "concurrency", "freq", "active", "processed")},
+        **{name: meta.get(name) for name in ("software", "version", "system", "pool")},
+        **{
+            name: value if isinstance(value := meta.get(name), int | float) else None
+            for name in ("concurrency", "freq", "active", "processed")
+        },
     }
 
 

@@ -14,6 +14,7 @@ from celery_journal.journal.events import (
     TaskFailed,
     TaskForgotten,
     TaskIgnored,
+    TaskLost,
     TaskProgress,
     TaskReceived,
     TaskRejected,
@@ -26,8 +27,9 @@ from celery_journal.journal.events import (
     TaskWitnessed,
     UnknownEvent,
 )
+from celery_journal.projections import rebuild
 
-from .spec import Spec, at, fact, read_log
+from .spec import Spec, at, checked, fact, read_log
 
 JSON: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
 
@@ -394,6 +396,68 @@ def test_a_fact_that_does_not_fold_changes_nothing(spec: Spec, event: Event) -> 
     row = spec.task(event)
 
     assert shown(row, "status", "date_updated") == ("STARTED", at(1))
+
+
+def test_a_lost_task_says_why_and_keeps_its_state(spec: Spec) -> None:
+    """Lost is what somebody concluded, beside the state, the worker and the arguments, none of which it changes (M07, M08, M16)."""
+    spec.given(fact(TaskSent, "t", 0, name="add", args=b"[1]"), fact(TaskStarted, "t", 1, worker="one", pid=1))
+
+    row = spec.task(fact(TaskLost, "t", 9, worker="two", reason="worker one has not been heard of since noon"))
+
+    assert shown(row, "status", "date_done", "worker", "pid", "args") == ("STARTED", None, "one", 1, b"[1]")
+    assert row["lost_reason"] == "worker one has not been heard of since noon"
+
+
+def test_a_task_that_goes_on_after_all_is_not_lost(spec: Spec) -> None:
+    """Whatever is heard of it later, by whatever clock, proves the opposite (M08)."""
+    spec.given(fact(TaskStarted, "t", 1), fact(TaskLost, "t", 9, reason="silence"))
+
+    row = spec.task(fact(TaskProgress, "t", 2, state="HALF"))
+
+    assert shown(row, "status", "lost_reason") == ("HALF", None)
+
+
+def test_a_task_that_has_ended_is_not_lost(spec: Spec) -> None:
+    """Who concludes it too late is wrong (M08, M16)."""
+    spec.given(fact(TaskSucceeded, "t", 1, result=b"1"))
+
+    row = spec.task(fact(TaskLost, "t", 9, reason="silence"))
+
+    assert shown(row, "status", "date_done", "lost_reason") == ("SUCCESS", at(1), None)
+
+
+def test_a_task_that_is_lost_for_no_known_reason_is_lost(spec: Spec) -> None:
+    """Lost for a reason that nobody told is not the same as not lost."""
+    spec.given(fact(TaskStarted, "t", 1))
+
+    assert spec.task(fact(TaskLost, "t", 9))["lost_reason"] == ""
+
+
+def test_the_name_is_known_without_the_extended_results(spec: Spec) -> None:
+    """A name that comes without arguments, as where result_extended is off, fills task_name, and nothing later empties it (M03)."""
+    spec.given(fact(TaskStarted, "t", 1, name="add", worker="w"))
+
+    row = spec.task(fact(TaskFailed, "t", 2, result=b"{}"))
+
+    assert shown(row, "task_name", "args") == ("add", None)
+
+
+def test_the_periodic_task_is_known_whoever_tells_it(spec: Spec) -> None:
+    """The header that the scheduler set is in task-sent, or in what the worker tells where the sending is not recorded (M04)."""
+    spec.given(fact(TaskStarted, "t", 1, name="clean", periodic_task_name="nightly"))
+
+    assert spec.task(fact(TaskSucceeded, "t", 2, name="clean", periodic_task_name="nightly"))["periodic_task_name"] == "nightly"
+
+
+def test_a_task_is_created_when_it_is_published(spec: Spec) -> None:
+    """date_created is the time of the sending, not that of the recording, and the same after a rebuild (M14)."""
+    spec.given(fact(TaskStarted, "t", 3, worker="w"))
+
+    row = spec.task(fact(TaskSent, "t", 1, name="add"))
+
+    rebuild(spec.connection, ["task_result"])
+    assert shown(row, "date_created", "date_sent", "date_started") == (at(1), at(1), at(3))
+    assert checked(spec.connection).task_result["t"] == row
 
 
 def test_a_kind_of_a_newer_version_changes_nothing(spec: Spec) -> None:
