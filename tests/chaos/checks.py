@@ -26,6 +26,9 @@ HURRY = 5.0
 #: How a reason names the worker that had a task.
 HAD = re.compile(r"(?P<did>received|started) by (?P<worker>\S+),")
 
+#: Kinds of which there may be many.
+MANY = {"task-progress", "task-lost", "operator-acted"}
+
 #: What the journal may call an end to which Celery gave this state.
 NAMES: Mapping[str, set[str]] = {
     "SUCCESS": {"SUCCESS"},
@@ -157,6 +160,19 @@ def doubles(truth: Truth, record: Record) -> Iterator[str]:
             )
 
 
+def histories(truth: Truth, record: Record) -> Iterator[str]:
+    """Yield which transitions a history tells more than once."""
+    for task_id, history in record.histories.items():
+        times = Counter((fact.kind, fact.attempt, fact.run, fact.worker) for fact in history if fact.kind not in MANY)
+        for (kind, attempt, run, worker), count in times.items():
+            sent = sum(sending.attempt == attempt for sending in truth.sendings.get(task_id, []))
+            if count > (max(1, sent) if kind == "task-sent" else 1) and (kind != "task-revoked" or worker is not None):
+                yield (
+                    f"{_name(truth, task_id)} {task_id}: its history has {kind} of attempt {attempt}, run {run} {count} times; "
+                    f"{_story(truth, task_id)}"
+                )
+
+
 def runs(truth: Truth, record: Record) -> Iterator[str]:
     """Yield where the journal has more or fewer runs than there were executions."""
     shown = Counter((run.task_id, run.attempt) for run in record.runs if run.started is not None)
@@ -212,6 +228,7 @@ def check(truth: Truth, record: Record, lost: Mapping[str, str]) -> list[str]:
         *ends(truth, record, lost),
         *reasons(truth, record, lost),
         *doubles(truth, record),
+        *histories(truth, record),
         *runs(truth, record),
         *deliveries(truth, record),
         *chords(truth, record, lost),

@@ -8,6 +8,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
+from celery_journal.consumers.timeline import Transition, timeline
+from celery_journal.journal import Journal
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -70,6 +73,8 @@ class Record:
     #: Every fact of a task but those of which there may be many.
     told: list[Told] = field(default_factory=list)
     chords: list[Chord] = field(default_factory=list)
+    #: What `AsyncResult.history()` tells of each task.
+    histories: dict[str, list[Transition]] = field(default_factory=dict)
     events: int = 0
     #: Facts by source.
     sources: dict[str, int] = field(default_factory=dict)
@@ -88,7 +93,7 @@ select task_id, attempt, run, worker, pid, status, extract(epoch from date_start
 TOLD = b"""
 select stream, kind, attempt, run, worker, count(*) as times, string_agg(coalesce(source, '?'), '+' order by position) as sources
   from celery_journal.event
- where kind like 'task-%' and kind not in ('task-progress', 'task-witnessed')
+ where kind like 'task-%' and kind not in ('task-progress', 'task-witnessed', 'task-lost')
  group by stream, kind, attempt, run, worker
 """
 
@@ -97,18 +102,22 @@ select group_id, count, size, state, body_task_id, date_done is not null as ende
   from celery_journal.chord_counter
 """
 
+TASKS = b"select task_id from celery_journal.task_result"
+
 SOURCES = b"select coalesce(source, '?'), count(*) from celery_journal.event group by 1 order by 2 desc"
 
 
 def read(dsn: str) -> Record:
     """Return the record of the journal there."""
     with psycopg.connect(dsn, autocommit=True) as connection:
+        journal = Journal()
         sources: dict[str, int] = dict(connection.execute(SOURCES).fetchall())
         return Record(
             rows={row.task_id: row for row in _all(connection, Row, ROWS)},
             runs=_all(connection, Run, RUNS),
             told=_all(connection, Told, TOLD),
             chords=_all(connection, Chord, CHORDS),
+            histories={task_id: timeline(journal.read_stream(connection, task_id)) for (task_id,) in connection.execute(TASKS).fetchall()},
             events=sum(sources.values()),
             sources=sources,
         )

@@ -133,7 +133,11 @@ def test_an_end_that_nobody_came_to_is_found(append: Append, happened: Happened)
 def test_a_transition_told_twice_is_found(kind: type[Event], append: Append, happened: Happened) -> None:
     append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded, kind)
 
-    assert "is in the log 2 times" in happened.ran().violation()
+    in_log, in_history = happened.ran().violations()
+
+    assert "is in the log 2 times" in in_log
+    assert "2 times" in in_history
+    assert "its history has" in in_history
 
 
 def test_two_runs_are_no_transition_told_twice(append: Append, happened: Happened) -> None:
