@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import GroupExpired, TaskExpired
+from celery_journal.journal.events import GroupExpired, TaskExpired, WorkerForgotten
 
 #: Rows a statement, so that no transaction is long.
 BATCH = 1000
+
+#: A worker that was not heard of for this long will not come back under its name: in containers each start has another.
+SILENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,10 @@ class Limits:
 
 
 def expire(connection: Connection, journal: Journal, emitter: Emitter, limits: Limits) -> int:
-    """Take results, saved groups and finished chords out of the views; return how many."""
+    """Take results, saved groups, finished chords and workers long silent out of the views; return how many."""
     expired = 0
-    before = {"results": limits.results, "failures": limits.failures, "chords": limits.chords, "limit": BATCH}
-    for name, kind in (("expired tasks", TaskExpired), ("expired groups", GroupExpired)):
+    before = {"results": limits.results, "failures": limits.failures, "chords": limits.chords, "silence": SILENCE, "limit": BATCH}
+    for name, kind in (("expired tasks", TaskExpired), ("expired groups", GroupExpired), ("silent workers", WorkerForgotten)):
         query = sql.query("expiry.sql", name, journal.schema)
         while ids := [key for (key,) in connection.execute(query, before)]:
             journal.append(connection, *(emitter.emit(kind, key) for key in ids))

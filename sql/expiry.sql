@@ -25,5 +25,12 @@ select i.group_id
  order by i.group_id
  limit %(limit)s
 
+-- name: silent workers
+select w.worker
+  from celery_journal.worker w
+ where w.last_seen < clock_timestamp() - %(silence)s::interval
+ order by w.worker
+ limit %(limit)s
+
 -- name: purge
 select celery_journal.purge_forgotten()

@@ -273,7 +273,7 @@ $$;
 
 -- Removes what forgotten rows leave behind, and returns how many rows that were. Two steps, a call apart: a row is marked
 -- with a transaction id that is newer than any whose position can stand before the forgetting, and removed when all of
--- those have ended. Rows that a writer holds are left for the next time.
+-- those have ended. Rows that a writer holds are left for the next time. A forgotten task has no runs: they went when it was forgotten.
 create or replace function celery_journal.purge_forgotten() returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -314,5 +314,16 @@ begin
                     where r.forgotten_position is not null and r.forgotten_before is null
                     order by r.group_id for update skip locked)
     update celery_journal.chord_counter_row r set forgotten_before = pg_current_xact_id() from young where r.group_id = young.id;
+
+    with old as (select r.worker as id, r.forgotten_position as position from celery_journal.worker_row r
+                  where r.forgotten_before <= horizon order by r.worker for update skip locked),
+         gone as (delete from celery_journal.worker_row r using old where r.worker = old.id and r.date_created is null returning 1),
+         kept as (update celery_journal.worker_row r set forgotten_position = null, forgotten_before = null
+                    from old where r.worker = old.id and r.date_created is not null)
+    select total + count(*) into total from gone;
+    with young as (select r.worker as id from celery_journal.worker_row r
+                    where r.forgotten_position is not null and r.forgotten_before is null
+                    order by r.worker for update skip locked)
+    update celery_journal.worker_row r set forgotten_before = pg_current_xact_id() from young where r.worker = young.id;
     return total;
 end $$;

@@ -20,7 +20,7 @@ NewApp = Callable[..., Celery]
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=2)
 
-TABLES = ("task_result_row", "group_result_row", "chord_counter_row", "chord_part_row")
+TABLES = ("task_result_row", "task_attempt_row", "group_result_row", "chord_counter_row", "chord_part_row", "worker_row")
 
 
 def old(backend: JournalBackend, kind: type[kinds_of.Event], stream: str, **fields: Any) -> None:
@@ -32,6 +32,13 @@ def finished_chord(backend: JournalBackend, group_id: str) -> None:
     old(backend, kinds_of.ChordStarted, group_id, size=1)
     old(backend, kinds_of.ChordPartReturned, group_id, task_id="part", state="SUCCESS", result=b"1")
     old(backend, kinds_of.ChordUnlocked, group_id, task_id="body")
+
+
+def silent_worker(backend: JournalBackend, dsn: str, name: str, silence: timedelta) -> None:
+    """Record a worker that was last heard of so long ago, by the clock of the database."""
+    backend.append(backend.emitter.emit(kinds_of.WorkerOnline, name))
+    moment = f"now() - interval '{silence.total_seconds()} seconds'"
+    ask(dsn, f"update celery_journal.worker_row set last_seen = {moment} where worker = '{name}' returning 1".encode())
 
 
 def rows(dsn: str) -> dict[str, int]:
@@ -104,6 +111,7 @@ def test_expired_rows_leave_the_tables(backend: JournalBackend, dsn: str) -> Non
         old(backend, kinds_of.TaskSucceeded, f"t{number}", result=b"1")
     old(backend, kinds_of.GroupSaved, "group", members=("a",))
     finished_chord(backend, "chord")
+    silent_worker(backend, dsn, "celery@gone", timedelta(days=8))
 
     def left() -> int:
         backend.cleanup()
@@ -111,6 +119,18 @@ def test_expired_rows_leave_the_tables(backend: JournalBackend, dsn: str) -> Non
 
     until(lambda: left() == 0)
     assert ask(dsn, b"select count(*) from celery_journal.event where kind = 'task-succeeded'") == [(30,)]
+
+
+def test_a_worker_that_was_silent_for_a_week_is_forgotten(make_app: NewApp, dsn: str) -> None:
+    """It leaves the view by an event, whatever results may expire; one that may be back after the weekend stays."""
+    backend = make_app(result_expires=None).backend
+    silent_worker(backend, dsn, "celery@gone", timedelta(days=7, minutes=1))
+    silent_worker(backend, dsn, "celery@away", timedelta(days=6))
+
+    backend.cleanup()
+
+    assert ask(dsn, b"select worker from celery_journal.worker") == [("celery@away",)]
+    assert kinds(dsn, "celery@gone") == ["worker-online", "worker-forgotten"]
 
 
 def test_many_results_expire_batch_by_batch(backend: JournalBackend, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
