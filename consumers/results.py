@@ -12,8 +12,11 @@ from celery import Celery, states
 from celery import result as stock
 from celery.exceptions import ImproperlyConfigured
 
+from celery_journal.projections import TaskAttempt
+
 from .backend import JournalBackend
 from .capture import attach
+from .explain import Explanation, explain
 from .timeline import Transition, timeline
 
 
@@ -25,14 +28,27 @@ class AsyncResult(stock.AsyncResult):
 
         What several have told is one transition with several `witnesses`.
         """
+        backend = self._journal("history")
+        return timeline(backend.database.run(lambda connection: backend.journal.read_stream(connection, str(self.id))), backend)
+
+    def attempts(self) -> list[TaskAttempt]:
+        """Return every run of the task, the first attempt first: a redelivered message is another run of the same attempt."""
+        backend = self._journal("attempts")
+        return backend.database.run(lambda connection: TaskAttempt.of(connection, str(self.id), backend.journal.schema))
+
+    def explain(self) -> Explanation:
+        """Return why the task is where it is; `str()` of it is a few sentences."""
+        backend = self._journal("explain")
+        return backend.database.run(lambda connection: explain(connection, str(self.id), backend.journal.schema))
+
+    def _journal(self, asked: str) -> JournalBackend:
         backend = self.backend
         if not isinstance(backend, JournalBackend):
             name = type(backend).__name__
             raise ImproperlyConfigured(
-                f"history() is the journal's, and this result's backend is {name}; write result_backend = 'journal+...'"
+                f"{asked}() is the journal's, and this result's backend is {name}; write result_backend = 'journal+...'"
             )
-        recorded = backend.database.run(lambda connection: backend.journal.read_stream(connection, str(self.id)))
-        return timeline(recorded, backend)
+        return backend
 
     def retry(self) -> bool:
         """Return whether the task has failed and will be tried again."""

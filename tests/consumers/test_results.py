@@ -410,3 +410,16 @@ def test_results_can_be_used_in_another_process(app: Celery, backend: JournalBac
     said, _ = reader.communicate(timeout=PATIENCE)
 
     assert (reader.returncode, said.split()) == (0, ["3", "task-succeeded", "[4]", "['task-succeeded']"])
+
+
+def test_a_result_tells_its_runs_and_why_it_is_where_it_is(app: Celery, backend: JournalBackend) -> None:
+    """R01 attempts, explain: a task that was retried, and one that nobody has heard of."""
+    first, second = (delivered(app, task_id="a", retries=retries) for retries in (0, 1))
+    for request, state in ((first, "STARTED"), (first, "RETRY"), (second, "STARTED")):
+        backend.store_result("a", OSError("not yet") if state == "RETRY" else None, state, request=request)
+
+    result = app.AsyncResult("a")
+    assert [(run.attempt, run.status, run.worker) for run in result.attempts()] == [(0, "RETRY", WORKER), (1, "STARTED", WORKER)]
+    assert WORKER in str(result.explain())
+    assert app.AsyncResult("unknown").attempts() == []
+    assert "never" in str(app.AsyncResult("unknown").explain()).lower()
