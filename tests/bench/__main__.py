@@ -11,11 +11,12 @@ import psycopg
 
 from celery_journal.consumers import embedded
 from celery_journal.journal import migrate
-from tests.bench import append, batch, latency, push, rebuild, size
+from tests.bench import append, batch, capture, latency, push, rebuild, size
 
 BENCHMARKS: dict[str, Callable[[str], None]] = {
     "append": append.run,
     "batch": batch.run,
+    "capture": capture.run,
     "latency": latency.run,
     "push": push.run,
     "rebuild": rebuild.run,
