@@ -232,8 +232,8 @@ set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
      order by l.group_id, l.task_id, l.distance
 $$;
 
--- The open chords of which nothing was heard for that long, and whose lease, if somebody has claimed them, ran out as long ago: either
--- those whose parts are all there, or those that wait for some, with their headers.
+-- The open chords whose lease, if somebody has claimed them, ran out that long ago: either those whose parts are all there, and of
+-- which nothing was heard for as long, or those that wait for some, with their headers.
 create or replace function celery_journal.silent_chords(silent_for interval, complete boolean, at_most integer default 1000)
 returns table (group_id text, body_task_id text, size integer, done integer, claimed_by text, heard_at timestamptz, after_forgotten bigint, header jsonb)
 language sql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
@@ -247,10 +247,10 @@ language sql security definer set search_path = pg_catalog, pg_temp set jit = of
              where o.ended_rank < 0 and o.started_rank >= 0) c
            left join celery_journal.chord_lease l on l.group_id = c.group_id
            cross join lateral (
-               select max(e.recorded_at) as heard_at from celery_journal.event e where e.stream = c.group_id) h
+               select max(e.recorded_at) as heard_at from celery_journal.event e where complete and e.stream = c.group_id) h
      where case when complete then c.size <= c.done else c.sub_tasks is not null and (c.size > c.done or c.size is null) end
        and coalesce(l.claimed_until, '-infinity') < clock_timestamp() - silent_for
-       and h.heard_at < clock_timestamp() - silent_for
+       and (not complete or h.heard_at < clock_timestamp() - silent_for)
      order by c.date_created
      limit at_most
 $$;

@@ -20,7 +20,7 @@ select set_config('jit', 'off', true)
 -- `cause` is one of: never received (by a queue that has a live consumer), worker gone, worker restarted, over time.
 -- All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
 with life as materialized (
-    select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid,
+    select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid, w.pool,
            greatest(w.last_seen, pg_postmaster_start_time()) as heard_at,
            w.last_seen,
            least(%(grace)s::double precision, greatest(60, 6 * coalesce(w.freq, 10))) * interval '1 second' as patience
@@ -144,7 +144,8 @@ judged as (
                 when not d.alive and greatest(d.died_at, r.recorded_at) < clock_timestamp() - d.patience then 'worker gone'
                 when d.alive and d.died_at > greatest(r.run_recorded_at, r.recorded_at)
                      and d.died_at < clock_timestamp() - d.patience then 'worker restarted'
-                when d.alive and r.date_started is not null and r.time_limit is not null
+                -- These pools let a task run for as long as it likes.
+                when d.alive and r.date_started is not null and r.time_limit is not null and coalesce(d.pool, '') not in ('solo', 'thread')
                      and greatest(r.run_recorded_at, r.date_started) < clock_timestamp() - (r.time_limit + %(grace)s) * interval '1 second'
                 then 'over time'
                 else 'under way' end as verdict

@@ -48,12 +48,13 @@ def _received(sender: Any, request: Any, **_signal: Any) -> None:
         return
     begin_run(request)
     moment = datetime.now(UTC)
-    recorder.buffer.put(lambda: _receipt(recorder, request, moment), may_wait=False)
+    default = getattr(getattr(sender, "controller", None), "time_limit", None)
+    recorder.buffer.put(lambda: _receipt(recorder, request, moment, default), may_wait=False)
 
 
-def _receipt(recorder: Recorder, request: Any, moment: datetime) -> kinds.TaskReceived:
+def _receipt(recorder: Recorder, request: Any, moment: datetime, default_limit: float | None) -> kinds.TaskReceived:
     facts = facts_of(request, recorder.app, None, with_arguments=False)
-    limit = request.time_limits[0] or getattr(request.task, "time_limit", None)
+    limit = request.time_limits[0] or getattr(request.task, "time_limit", None) or default_limit
     return recorder.emitter.emit(
         kinds.TaskReceived,
         str(request.id),

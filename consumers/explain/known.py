@@ -75,7 +75,10 @@ class Reader:
         """Return what is known about the id."""
         key = escape(subject)
         task, attempts = self.one("task", id=key), self.rows("attempts", id=key)
-        events = Journal(self._schema).read_stream(self._connection, subject)
+        chord, group = self._chord(key), self.one("group", id=key)
+        # Of a worker or a wide chord the log has far more than there is to say.
+        is_other = task is None and (chord is not None or group is not None or self.one("workers", workers=[key]) is not None)
+        events = [] if is_other else Journal(self._schema).read_stream(self._connection, subject)
         names = {row["worker"] for row in (*attempts, *([task] if task else [])) if row["worker"]} | {key}
         names |= {worker for recorded in events if (worker := getattr(recorded.event, "worker", None))}
         workers = {row["worker"]: row for row in self.rows("workers", workers=[escape(name) for name in names])}
@@ -85,7 +88,6 @@ class Reader:
             consumers = self.one("consumers", queue=queue)
             ahead = (self.one("ahead", queue=queue, sent=task["date_sent"]) or {"count": 0})["count"]
         (of_body,) = (self.one("chord of body", id=key) or {"": None}).values()
-        group = self.one("group", id=key)
         members = [] if task else self.rows("open members", id=key)
         if group is not None:
             members = self._states(group["members"] or [])
@@ -98,7 +100,7 @@ class Reader:
             workers=workers,
             consumers=consumers,
             ahead=ahead,
-            chord=self._chord(key),
+            chord=chord,
             body_of=self._chord(of_body) if of_body is not None else None,
             group=group,
             members=members,

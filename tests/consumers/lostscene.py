@@ -65,5 +65,6 @@ class Log:
         self._of_worker(WorkerOffline, worker, queues, freq, active, fields)
 
     def _of_worker(self, kind: type[Event], worker: str, queues: tuple[str, ...], freq: float, active: int, fields: dict[str, Any]) -> None:
-        meta = json.dumps({"queues": list(queues), "freq": freq, "active": active}).encode()
+        pool = fields.pop("pool", "prefork")
+        meta = json.dumps({"queues": list(queues), "freq": freq, "active": active, "pool": pool}).encode()
         self.tell(kind, worker, **{"pid": 1, "source": "signal", "meta": meta, **fields})

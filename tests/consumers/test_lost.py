@@ -318,6 +318,16 @@ def test_a_task_beyond_its_time_limit_is_lost(log: Log) -> None:
     assert reason(log).endswith("by w1, which is alive, and its time limit of 0.01 s has passed")
 
 
+@pytest.mark.parametrize("pool", ["solo", "thread"])
+def test_a_pool_that_cannot_end_a_task_lets_it_run(log: Log, pool: str) -> None:
+    """Its time limit means nothing there."""
+    log.online(active=1, pool=pool)
+    log.started("t", time_limit=0.01)
+    pause()
+
+    assert lost(log) == {}
+
+
 # Chords
 
 

@@ -134,7 +134,7 @@ def url(dsn: str) -> str:
 
 def test_what_a_killed_worker_had_is_marked_by_another_and_can_be_failed(url: str, dsn: str, tmp_path: Path) -> None:
     """F02: started and killed with -9: the other worker's sweep says so; then --fail ends it, and the waiting get() hears of it."""
-    conf: dict[str, Any] = {"result_backend_transport_options": QUICK}
+    conf: dict[str, Any] = {"result_backend_transport_options": QUICK, "task_time_limit": 900}
     with working("filesystem", url, dsn, tmp_path, **conf) as doomed, working("filesystem", url, dsn, tmp_path, **conf) as other:
         result = doomed.send("sleep", 600)
         until(lambda: result.state == "STARTED")
@@ -145,6 +145,7 @@ def test_what_a_killed_worker_had_is_marked_by_another_and_can_be_failed(url: st
 
         failed = command("lost", "--fail", "--yes", "--grace", "1", dsn=as_url(dsn))
 
+        assert ", with a time limit of 15 min" in explained.stdout  # the worker's own
         assert f". {name} has not been heard of since" in explained.stdout
         assert f"\n  It is lost: started by {name}, which has not been heard of since" in explained.stdout
         assert "failed 1 task" in failed.stdout, failed.stdout + failed.stderr
