@@ -11,10 +11,11 @@ import psycopg
 
 from celery_journal.consumers import embedded
 from celery_journal.journal import migrate
-from tests.bench import append, batch, capture, latency, push, rebuild, size
+from tests.bench import append, backlog, batch, capture, latency, push, rebuild, size
 
 BENCHMARKS: dict[str, Callable[[str], None]] = {
     "append": append.run,
+    "backlog": backlog.run,
     "batch": batch.run,
     "capture": capture.run,
     "latency": latency.run,

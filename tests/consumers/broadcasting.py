@@ -135,9 +135,9 @@ class Station:
         finally:
             capture.stop()
             thread.join(30)
-        assert not thread.is_alive()
-        if failed:
-            raise failed[0]
+            assert not thread.is_alive()
+            if failed:
+                raise failed[0]
 
     def start(self, *arguments: str, dsn: str | None = None) -> subprocess.Popen[str]:
         """Start the command in a process of its own, on RabbitMQ."""
