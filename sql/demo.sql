@@ -39,6 +39,9 @@ select 'event, the log' as view, count(*) as rows, left(md5(string_agg(e::text, 
 select 'task_result', count(*), left(md5(string_agg(t::text, e'\n' order by t.task_id)), 16)
   from celery_journal.task_result t
  union all
+select 'task_attempt', count(*), left(md5(string_agg(a::text, e'\n' order by a.task_id, a.attempt, a.run)), 16)
+  from celery_journal.task_attempt a
+ union all
 select 'group_result', count(*), left(md5(string_agg(g::text, e'\n' order by g.group_id)), 16)
   from celery_journal.group_result g
  union all
@@ -47,3 +50,6 @@ select 'chord_counter', count(*), left(md5(string_agg(c::text, e'\n' order by c.
  union all
 select 'chord_part', count(*), left(md5(string_agg(p::text, e'\n' order by p.group_id, p.task_id, p.group_index)), 16)
   from celery_journal.chord_part p
+ union all
+select 'worker', count(*), left(md5(string_agg(row(w.worker, w.first_seen, w.online_since, w.last_seen, w.offline, w.pid)::text, e'\n' order by w.worker)), 16)
+  from celery_journal.worker w

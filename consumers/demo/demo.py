@@ -46,7 +46,8 @@ def run(console: Console) -> None:
         worker.ask_to_stop()  # it takes a moment, and there is much to show meanwhile
         show.results(console, connection, work)
         show.groups(console, connection, work)
-        show.timeline(console, connection, work.retried)
+        show.history(console, connection, work.retried)
+        show.reasons(console, connection, work)
         show.countdown(console, connection, work.chord)
         show.log(console, connection)
         show.refusals(console, connection, work.retried)

@@ -17,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_journal import sql
+from celery_journal.consumers.explain import explain
+from celery_journal.consumers.timeline import Transition, timeline
 from celery_journal.journal import Connection
 from celery_journal.journal.events import ChordPartReturned, ChordUnlocked, Event
 from celery_journal.projections import ChordCounter
@@ -60,7 +62,7 @@ def results(console: Console, connection: Connection, work: Work) -> None:
 
 def _outcome(console: Console, connection: Connection, tasks: list[AsyncResult]) -> tuple[str, str, str]:
     values = [task.result for task in tasks]
-    logged = [_states(getattr(event, "state", "?") for event in _stream(connection, task.id)) for task in tasks]
+    logged = [_states(fact.state for fact in _history(connection, task.id) if fact.state) for task in tasks]
     several = Counter(logged).items()
     return (
         _states(sorted((task.state for task in tasks), reverse=True)),
@@ -80,6 +82,11 @@ def _repr(console: Console, value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def _history(connection: Connection, task_id: str) -> list[Transition]:
+    """Return the transitions of a task, in the order in which they happened."""
+    return timeline(app.backend.journal.read_stream(connection, task_id), app.backend)
+
+
 def _stream(connection: Connection, stream: str) -> list[Any]:
     """Return the events of a task, a group or a chord, in the order of the log."""
     return [recorded.event for recorded in app.backend.journal.read_stream(connection, stream)]
@@ -97,15 +104,23 @@ def groups(console: Console, connection: Connection, work: Work) -> None:
     table(console, *("view", "of", "size>", "count>", "failed>", "state", "done at"), rows=rows)
 
 
-def timeline(console: Console, connection: Connection, task: AsyncResult) -> None:
+def history(console: Console, connection: Connection, task: AsyncResult) -> None:
     """Show each transition of one task."""
     step(console, "The timeline of the retried task", "A row that is overwritten would only say SUCCESS. The log has each attempt.")
-    events = _stream(connection, task.id)
+    facts = _history(connection, task.id)
     rows = [
-        (_clock(event.occurred_at), _seconds(before, event), event.kind, getattr(event, "state", ""), event.attempt, _worker(event))
-        for before, event in pairwise([events[0], *events])
+        (_clock(fact.occurred_at), _seconds(before, fact), fact.kind, fact.state or "", fact.attempt, _worker(fact.event))
+        for before, fact in pairwise([facts[0], *facts])
     ]
     table(console, *("at", "after>", "event", "state", "attempt>", "worker (process)"), rows=rows)
+
+
+def reasons(console: Console, connection: Connection, work: Work) -> None:
+    """Show what `celery-journal explain` says of a few tasks."""
+    step(console, "Why a task is where it is", "PENDING means that it waits. An id that nobody has sent is no task.")
+    asked = {order.what: order.results[0].id for order in work.orders if order.what.startswith(("flaky", "pause"))}
+    for what, task_id in {**asked, "an id of no task": "7c1c0d3e-0000-4000-8000-000000000000"}.items():
+        say(console, f"{what}: {explain(connection, task_id, app.backend.journal.schema)}")
 
 
 def countdown(console: Console, connection: Connection, header: GroupResult) -> None:
@@ -160,7 +175,7 @@ def _clock(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
 
 
-def _seconds(before: Event, event: Event) -> str:
+def _seconds(before: Event | Transition, event: Event | Transition) -> str:
     return f"{(event.occurred_at - before.occurred_at).total_seconds():.3f} s"
 
 
