@@ -40,7 +40,7 @@ class Projection:
         if self._has_parts and not self._apart:
             self._texts["merge one part"] = _of_one_event(texts["merge part"], "lift part")
         else:
-            self._texts["own part"] = ""
+            self._texts |= {"own part": "", "own batch parts": ""}
         self._texts["clear"] = _clearing(texts["merge"], self.key)
         self._texts["lift one"] = texts["lift"].replace("\n where e.kind in ({kinds})", "")  # the trigger has looked
         self._texts["merge one"] = _of_one_event(texts["merge"], "lift one") + "\nreturning t.forgotten_position"

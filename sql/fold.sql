@@ -11,10 +11,14 @@ as $fold$
 declare
     events        integer;
     kind          text;
+    told          text[];  -- the kinds of a batch
     forgotten     bigint;
     forgotten_ids text[] := '{}';
 begin
     select count(*), min(e.kind) into events, kind from new_event e;
+    if events > 1 then
+        told := array(select distinct e.kind from new_event e);
+    end if;
 {steps}
     return null;
 end $fold$
@@ -33,7 +37,7 @@ for each statement execute function celery_journal.fold()
 {own part}            return null;
         end if;
         select array[e.stream] into forgotten_ids from new_event e;
-    elsif events > 1 or kind in ({forgetting kinds}) then
+    elsif told && array[{forgetting kinds}{part kinds}] or (events = 1 and kind in ({forgetting kinds})) then
         {forget};
         {merge many};
         forgotten_ids := array(select t.{key} from {table} t
@@ -41,7 +45,9 @@ for each statement execute function celery_journal.fold()
                                   and t.{key} in (select e.stream from new_event e
                                                    where e.kind in ({kinds}, {forgetting kinds}{part kinds}))
                                 order by t.{key} for update);
-{batch parts}    end if;
+{batch parts}    elsif told && array[{kinds}] then
+        {merge many and ask} into forgotten_ids;
+{own batch parts}    end if;
     if forgotten_ids <> '{}' then
         {clear};
         {refold};{parts anew}
@@ -78,6 +84,9 @@ with new_event as {since forgotten}, {folded parts}
 -- name: batch parts
         {parts};
 
+-- name: own batch parts
+        {parts};
+
 -- name: parts anew
         {clear parts};
         {refold parts};
@@ -99,6 +108,12 @@ on conflict ({key}) do update set
 -- name: merge many
 with lifted as materialized ({lift}), folded as ({combine})
 {merge}
+
+-- name: merge many and ask
+-- Which of the rows were ever forgotten is known of each that is merged, where nothing else is to be looked at.
+with lifted as materialized ({lift}), folded as ({combine}), merged as ({merge}
+returning t.{key}, t.forgotten_position)
+select coalesce(array_agg(m.{key} order by m.{key}), '{}') from merged m where m.forgotten_position is not null
 
 -- name: since forgotten
 (select e.*

@@ -123,8 +123,8 @@ select w.task_id,
        join lifted a on a.asked_position = w.asked
        join lifted r on r.run_position = w.run
        join lifted o on o.outcome_position = w.outcome
-       join lifted n on n.news_position = w.news_position
        left join lifted s on s.asked_position = w.started
+       left join lifted n on n.news_position = w.news_position and n.lost_reason is not null
 
 -- name: merge
 insert into celery_journal.task_result_row as t (
