@@ -119,8 +119,9 @@ def reasons(console: Console, connection: Connection, work: Work) -> None:
     """Show what `celery-journal explain` says of a few tasks."""
     step(console, "Why a task is where it is", "PENDING means that it waits. An id that nobody has sent is no task.")
     asked = {order.what: order.results[0].id for order in work.orders if order.what.startswith(("flaky", "pause"))}
-    for what, task_id in {**asked, "an id of no task": "7c1c0d3e-0000-4000-8000-000000000000"}.items():
-        say(console, f"{what}: {explain(connection, task_id, app.backend.journal.schema)}")
+    asked["an id that nobody sent"] = "7c1c0d3e-0000-4000-8000-000000000000"
+    schema = app.backend.journal.schema
+    table(console, "task", "why~", rows=[(what, explain(connection, task_id, schema)) for what, task_id in asked.items()])
 
 
 def countdown(console: Console, connection: Connection, header: GroupResult) -> None:
