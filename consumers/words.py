@@ -8,8 +8,10 @@ _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def duration(span: timedelta | float) -> str:
-    """Return how long that is, in its two largest units: `4 min 10 s`, `2 d 3 h`, `1.2 s`."""
+    """Return how long that is, in its two largest units: `4 min 10 s`, `2 d 3 h`, `1.2 s`, `35 ms`."""
     seconds = abs(span.total_seconds() if isinstance(span, timedelta) else span)
+    if 0 < seconds < 0.95:
+        return f"{max(1, round(seconds * 1000))} ms"
     if seconds < 10:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     left, parts = round(seconds), list[str]()

@@ -45,7 +45,7 @@ def told(log: Log, subject: str = "t") -> str:
     """Return the sentences, with every span of time as `<t>` and every moment as `<at>`."""
     text = str(explain(log.connection, subject))
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "<at>", text)
-    return re.sub(r"\b[\d.]+ (d|h|min|s)( \d+ (h|min|s))?\b", "<t>", text)
+    return re.sub(r"\b[\d.]+ (d|h|min|ms|s)( \d+ (h|min|s))?\b", "<t>", text)
 
 
 def test_an_id_that_nobody_has_mentioned(log: Log) -> None:

@@ -13,7 +13,9 @@ from celery_journal.consumers.words import counted, duration, listed, moment, sh
     ("seconds", "words"),
     [
         (0, "0 s"),
-        (0.04, "0 s"),
+        (0.0004, "1 ms"),
+        (0.04, "40 ms"),
+        (0.96, "1 s"),
         (1.2, "1.2 s"),
         (9.99, "10 s"),
         (10.4, "10 s"),
