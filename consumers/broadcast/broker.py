@@ -31,11 +31,11 @@ _OFTEN = 1_000_000
 class Broker:
     """A connection to the broker that consumes events; closed, it can be opened again."""
 
-    def __init__(self, app: Celery, queue: str, prefetch: int, queue_type: str | None = None) -> None:
+    def __init__(self, app: Celery, queue: str, prefetch: int, *, is_quorum: bool = False) -> None:
         self._app = app
         self._queue_name = queue
         self._prefetch = prefetch
-        self._queue_type = queue_type
+        self._is_quorum = is_quorum
         self._connection: Any = None
         self._consumer: Any = None
         self._channel: Any = None
@@ -101,13 +101,7 @@ class Broker:
         )
 
     def _arguments(self) -> dict[str, Any] | None:
-        """Return what the queue is declared with: with RabbitMQ one that keeps also what Celery sends as transient."""
-        if self._is_virtual:
-            return None
-        properties = getattr(self._connection.connection, "server_properties", None) or {}
-        is_able = properties.get("product") == "RabbitMQ" and _version(properties.get("version")) >= (3, 8)
-        kind = self._queue_type or ("quorum" if is_able else "classic")
-        return {"x-queue-type": "quorum", "x-delivery-limit": _OFTEN} if kind == "quorum" else None
+        return {"x-queue-type": "quorum", "x-delivery-limit": _OFTEN} if self._is_quorum and not self._is_virtual else None
 
     def _wake_workers(self) -> None:
         try:
@@ -182,8 +176,3 @@ class Broker:
                 connection.close()
             except self.errors as exc:
                 logger.debug("the broker did not say goodbye: %s", exc)
-
-
-def _version(text: object) -> tuple[int, ...]:
-    parts = str(text).split(".")[:2]
-    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()

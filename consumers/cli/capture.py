@@ -36,9 +36,9 @@ NO_BROKER = 7
 )
 @click.option("--exchange", help="The exchange of the events: the app's `event_exchange`.  [default: celeryev]")
 @click.option(
-    "--queue-type",
-    type=click.Choice(["quorum", "classic"]),
-    help="What a new queue of RabbitMQ is; a classic one loses what waits when RabbitMQ restarts.  [default: quorum, where there is]",
+    "--quorum",
+    is_flag=True,
+    help="Make a quorum queue: RabbitMQ keeps what waits there when it restarts, but may lose the last events of a worker that ends.",
 )
 @click.option("--batch", default=2000, show_default=True, type=click.IntRange(1, 5000), help="Messages a transaction at most.")
 @click.option(
@@ -50,14 +50,14 @@ NO_BROKER = 7
 )
 @click.option("--once", "--drain", "once", is_flag=True, help="End when the queue is empty.")
 @click.pass_obj
-def capture(
-    target: Any, broker: str | None, queue: str, exchange: str | None, queue_type: str | None, batch: int, linger: float, once: bool
-) -> None:
+def capture(target: Any, broker: str | None, queue: str, exchange: str | None, quorum: bool, batch: int, linger: float, once: bool) -> None:
     """Record what workers broadcast (`celery worker -E`) that do not load celery-journal, whatever their Celery.
 
     \b
     RabbitMQ    a durable queue keeps every event until it is recorded, also while
-                no capture runs; captures of one queue share the work.
+                no capture runs; captures of one queue share the work. Celery sends
+                events as transient messages: a restart of RabbitMQ loses those that
+                wait, except in a quorum queue.
     Redis       keeps nothing: what is broadcast while no capture runs is lost.
     filesystem  a folder keeps every event while no capture runs; one that is
                 killed loses what it has just read.
@@ -76,7 +76,7 @@ def capture(
         console.print(f"celery-journal capture: {text}", markup=False, highlight=False, soft_wrap=True)
 
     try:
-        source = Broker(app, queue, prefetch=2 * batch, queue_type=queue_type)
+        source = Broker(app, queue, prefetch=2 * batch, is_quorum=quorum)
     except Exception as exc:
         raise click.UsageError(f"the broker's URL cannot be used: {str(exc).strip().partition(chr(10))[0]}") from exc
     _check_database(target, once)
@@ -124,9 +124,7 @@ def _check_broker(source: Broker, once: bool) -> None:
     except (AccessRefused, NotAllowed) as exc:
         raise Failure(f"the broker at {source.url} refuses the login or the virtual host; correct the URL", NO_BROKER) from exc
     except PreconditionFailed as exc:
-        raise Failure(
-            "the queue is there already, of another type; give --queue-type, or another --queue, or delete it when it is empty", 2
-        ) from exc
+        raise Failure("the queue is there already, of another type; give --quorum or not, as before, or another --queue", 2) from exc
     except source.errors as exc:
         if once:
             reason = str(exc).strip().partition("\n")[0] or type(exc).__name__

@@ -348,7 +348,7 @@ def run(station: Station, *arguments: str, dsn: str | None = None, timeout: floa
         pytest.param(["--once", "--broker", "amqp://guest:guest@127.0.0.1:1//"], 7, "no broker answers", id="no broker"),
         pytest.param(["--broker", "amqp://guest:wrong@127.0.0.1:5672//"], 7, "refuses the login", id="wrong password"),
         pytest.param(["--broker", "carrier-pigeon://coop"], 2, "cannot be used", id="no such transport"),
-        pytest.param(["--queue-type", "classic"], 2, "of another type", id="another type of queue"),
+        pytest.param(["--quorum"], 2, "of another type", id="another type of queue"),
         pytest.param(["--batch", "0"], 2, "Invalid value", id="no batch"),
     ],
 )
