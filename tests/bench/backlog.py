@@ -55,6 +55,4 @@ def _drain(station: Station, dsn: str, group: int) -> None:
     said, _ = process.communicate()
     assert counted(dsn) - before == total, said
     rate = (total - first) / (ended - began)
-    print(
-        f"  {total:,} events, {group:2} a message: {rate:7,.0f} events/s, {used / total * 1e6:.0f} us of CPU an event, {peak >> 20} MB"
-    )
+    print(f"  {total:,} events, {group:2} a message: {rate:7,.0f} events/s, {used / total * 1e6:.0f} us of CPU an event, {peak >> 20} MB")

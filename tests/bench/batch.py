@@ -19,7 +19,7 @@ def run(dsn: str) -> None:
     emitter, journal = Emitter(), Journal()
     with open_connection(dsn) as connection:
         connection.execute(b"create temporary table incoming (like celery_journal.event including defaults)")
-        for tasks in (25, 250, 1250):
+        for tasks in (5, 25, 250, 1250):
             ratios = []
             for _ in range(REPEATS):
                 first, second = list(lives(emitter, tasks)), list(lives(emitter, tasks))

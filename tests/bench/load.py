@@ -29,13 +29,15 @@ def life(emitter: Emitter) -> list[Event]:
         "pid": 4242,
         "request": {"origin": "gen1234@web-1", "correlation_id": task_id, "delivery_info": {"routing_key": "celery", "priority": 0}},
     }
+    first: dict[str, Any] = {"run": str(uuid4())}
+    second: dict[str, Any] = {"run": str(uuid4())}
     json: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
     failure = b'{"exc_type": "ConnectionError", "exc_message": ["refused"], "exc_module": "builtins"}'
     return [
-        emitter.emit(TaskStarted, task_id, **asked, **json, result=b'{"pid": 4242, "hostname": "celery@worker-1"}'),
-        emitter.emit(TaskRetried, task_id, **asked, **json, result=failure, traceback=TRACEBACK),
-        emitter.emit(TaskStarted, task_id, attempt=1, **asked, **json, result=b'{"pid": 4242, "hostname": "celery@worker-1"}'),
-        emitter.emit(TaskSucceeded, task_id, attempt=1, **asked, **json, result=b'{"charged": true, "id": "ch_1234567890"}'),
+        emitter.emit(TaskStarted, task_id, **asked, **first, **json, result=b'{"pid": 4242, "hostname": "celery@worker-1"}'),
+        emitter.emit(TaskRetried, task_id, **asked, **first, **json, result=failure, traceback=TRACEBACK),
+        emitter.emit(TaskStarted, task_id, attempt=1, **asked, **second, **json, result=b'{"pid": 4242, "hostname": "celery@worker-1"}'),
+        emitter.emit(TaskSucceeded, task_id, attempt=1, **asked, **second, **json, result=b'{"charged": true, "id": "ch_1234567890"}'),
     ]
 
 

@@ -20,5 +20,7 @@ def run(dsn: str) -> None:
         Journal().append(connection, *lives(Emitter(), TASKS))
         heap, indexes, total = connection.execute(SIZES).fetchone() or (0, 0, 0)
         (view,) = connection.execute(b"select pg_total_relation_size('celery_journal.task_result_row')").fetchone() or (0,)
+        (runs,) = connection.execute(b"select pg_total_relation_size('celery_journal.task_attempt_row')").fetchone() or (0,)
     print(f"  log: {total / events:.0f} bytes an event ({heap / events:.0f} rows, {indexes / events:.0f} indexes)")
     print(f"  view task_result: {view / TASKS:.0f} bytes a task with its indexes, where each task has four events")
+    print(f"  view task_attempt: {runs / TASKS / 2:.0f} bytes a run with its indexes, where each task has two runs")
