@@ -149,14 +149,14 @@ class Capture:
     def _ripe(self) -> list[Delivery]:
         """Return the messages of the next batch, none before those who tell of the same first-hand had the time to."""
         arrived, now = self.broker.arrived, time.monotonic()
-        before = now if self._is_behind else now - self._linger
+        before = now if self.is_behind else now - self._linger
         # A batch is full, or collects for half as long again: each is a transaction.
-        if not arrived or arrived[0].arrived > before - (0 if self._is_behind or len(arrived) >= self._batch else self._linger / 2):
+        if not arrived or arrived[0].arrived > before - (0 if self.is_behind or len(arrived) >= self._batch else self._linger / 2):
             return []
         return self.broker.take(self._batch, BATCH_BYTES, before)
 
     @property
-    def _is_behind(self) -> bool:
+    def is_behind(self) -> bool:
         """Whether what arrives has waited in the queue for long."""
         return (self.backlog or 0) > self._batch
 

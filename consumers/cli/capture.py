@@ -5,19 +5,20 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 from amqp import AccessRefused, NotAllowed, PreconditionFailed  # type: ignore[import-untyped]
 from celery import Celery
 from rich.console import Console
 
+from celery_journal.consumers.backend.sweeper import Sweeper
 from celery_journal.consumers.broadcast import Broker, Capture, Recorder, Unrecorded
 from celery_journal.consumers.broadcast.progress import Progress
 from celery_journal.consumers.sweeping import sweeping
-from celery_journal.journal import DatabaseUnreachable, Journal, LoginRefused, check_version
+from celery_journal.journal import Connection, DatabaseUnreachable, Journal, JournalError, LoginRefused, check_version
 
 from .failure import Failure
+from .target import AppTarget, Target
 
 DEFAULT_QUEUE = "celery-journal.capture"
 
@@ -50,7 +51,9 @@ NO_BROKER = 7
 )
 @click.option("--once", "--drain", "once", is_flag=True, help="End when the queue is empty.")
 @click.pass_obj
-def capture(target: Any, broker: str | None, queue: str, exchange: str | None, quorum: bool, batch: int, linger: float, once: bool) -> None:
+def capture(
+    target: Target, broker: str | None, queue: str, exchange: str | None, quorum: bool, batch: int, linger: float, once: bool
+) -> None:
     """Record what workers broadcast (`celery worker -E`) that do not load celery-journal, whatever their Celery.
 
     \b
@@ -63,7 +66,7 @@ def capture(target: Any, broker: str | None, queue: str, exchange: str | None, q
                 killed loses what it has just read.
 
     What a worker broadcasts that journals by itself is recorded as a witness, not twice. SIGTERM ends the capture when all is
-    recorded that it has read. Besides, it does what a worker's sweep does.
+    recorded that it has read.
 
     \b
     celery-journal --dsn postgresql://me@localhost/app capture --broker amqp://guest@localhost//
@@ -80,12 +83,11 @@ def capture(target: Any, broker: str | None, queue: str, exchange: str | None, q
     except Exception as exc:
         raise click.UsageError(f"the broker's URL cannot be used: {str(exc).strip().partition(chr(10))[0]}") from exc
     _check_database(target, once)
-    recorder = Recorder(Journal(target.schema))
+    recorder = Recorder(Journal(target.schema, max_payload_bytes=target.options.max_payload_bytes))
     capture = Capture(source, recorder, target.connect, batch=batch, linger=linger, once=once, say=say)
     _check_broker(source, once)
     say(f"reading {source.url}: {source.guarantee}")
-    marking = sweeping(target.connect, Journal(target.schema), target.options)
-    with Progress(capture, console) as progress, _stopping(capture), marking:
+    with Progress(capture, console) as progress, _stopping(capture), _sweeping(target, capture):
         capture.on_turn = progress.shown
         try:
             capture.run()
@@ -94,9 +96,9 @@ def capture(target: Any, broker: str | None, queue: str, exchange: str | None, q
     say(progress.summary())
 
 
-def _app(target: Any, broker: str | None, exchange: str | None) -> Celery:
+def _app(target: Target, broker: str | None, exchange: str | None) -> Celery:
     """Return the app that this is run for, or one that knows the broker and the journal and nothing else."""
-    app = getattr(target, "app", None)
+    app = target.app
     if app is None or (broker is not None and broker != app.conf.broker_url):
         if broker is None:
             raise click.UsageError("no broker is named; give --broker amqp://guest@localhost//, or run: celery -A proj journal capture")
@@ -107,7 +109,7 @@ def _app(target: Any, broker: str | None, exchange: str | None) -> Celery:
     return app
 
 
-def _check_database(target: Any, once: bool) -> None:
+def _check_database(target: Target, once: bool) -> None:
     """Refuse a journal that cannot be written to; one that does not answer is waited for, unless there is no time for that."""
     try:
         with target.connect() as connection:
@@ -142,3 +144,25 @@ def _stopping(capture: Capture) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _sweeping(target: Target, capture: Capture) -> Iterator[None]:
+    """Have what is lost marked during the block; and the chords completed that a crash left open, if the app is known whose they are."""
+    if isinstance(target, AppTarget):
+        sweeper = Sweeper(target.backend)
+        sweeper.start()
+        try:
+            yield
+        finally:
+            sweeper.stop()
+        return
+
+    def connect() -> Connection:
+        if capture.is_behind or capture.trouble:
+            raise JournalError("what was broadcast is not all recorded yet")
+        return target.connect()
+
+    # Not the chords: their bodies are sent as the app is configured, of which nothing is known here.
+    with sweeping(connect, capture.recorder.journal, target.options):
+        yield

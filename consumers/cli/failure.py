@@ -15,7 +15,7 @@ from celery_journal.journal import DatabaseUnreachable, JournalError
 #: Also in the help of the command and in the README.
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 found something, 2 wrong usage, 3 no database answers, 4 login refused, 5 no such database,
-6 schema missing, older or newer.
+6 schema missing, older or newer, 7 no broker answers.
 """
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from celery_journal.projections import verify
 from tests.conftest import empty, require
 
 from .broadcasting import Foreigner, Station, counted, twice
-from .scene import ask, kinds, recorded, until, url_of
+from .scene import ROOT, ask, kinds, recorded, until, url_of
 from .servers import folder_of_servers, postgresql
 from .workers import available, working
 
@@ -383,3 +386,24 @@ def test_a_capture_says_what_its_broker_guarantees_and_how_it_goes(station: Stat
 
     assert "keeps every event until it is recorded" in ended.stdout
     assert "30 events, 30 recorded, 0 witnesses" in ended.stdout
+
+
+@pytest.mark.parametrize("broker", ["redis", "filesystem"])
+def test_the_app_says_which_broker_it_is(broker: str, new_station: NewStation, dsn: str) -> None:
+    """As a command of Celery's, with everything that the app has set, and what that broker guarantees is said."""
+    station = new_station(broker)
+    conf = {**station.conf, "result_backend": url_of(dsn)}
+    command = [sys.executable, "-m", "celery", "-A", "tests.consumers.tasks", "journal", "capture", "--queue", station.queue]
+    environment = {**os.environ, "SCENE_CONF": json.dumps(conf)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        until(lambda: counted(dsn) or station.publish(Foreigner().lives(1)) or time.sleep(0.3))  # type: ignore[func-returns-value]
+    finally:
+        process.terminate()
+        rest, _ = process.communicate(timeout=30)
+
+    assert {"redis": "Redis keeps nothing", "filesystem": "the queue is a folder"}[broker] in said
+    assert process.returncode == 0, said + rest
+    assert not counted(dsn) % 3
