@@ -20,7 +20,7 @@ from kombu import Producer
 from celery_journal.journal import migrate
 from celery_journal.projections import verify
 from tests.consumers.broadcasting import Foreigner, Station, counted, twice
-from tests.consumers.scene import until
+from tests.consumers.scene import in_background, until
 from tests.consumers.servers import folder_of_servers, postgresql
 from tests.consumers.workers import available
 
@@ -78,13 +78,13 @@ def run(rate: float, seconds: float, away: float, group: int) -> list[str]:
         listener = threading.Thread(target=lambda: said.extend(iter(capture.stdout.readline, "")), daemon=True)  # type: ignore[union-attr]
         listener.start()
         try:
-            pause = threading.Timer((seconds - away) / 2, server.stop)
-            pause.start()
-            back = threading.Timer((seconds + away) / 2, server.start)
-            back.start()
-            sent = flood(station, rate, seconds, group)
+            source = in_background(flood, station, rate, seconds, group)
+            time.sleep((seconds - away) / 2)
+            server.stop()  # by this thread, with which the server would end
+            time.sleep(away)
+            server.start()
+            sent = source.result()
             ended = time.monotonic()
-            back.join()
             until(lambda: counted(server.dsn) >= sent or capture.poll() is not None, 20 * seconds)
             print(f"  caught up {time.monotonic() - ended:.1f} s after the last event; at most {watch.peak / (1 << 20):.0f} MB", flush=True)
         finally:
