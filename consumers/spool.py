@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -36,6 +37,11 @@ PATIENCE = 30.0
 
 PAGE = 4096
 SUFFIX = ".spool"
+
+# SQLite has mutexes of its own. A child that is forked while another thread holds one would wait for it for ever, so that no
+# process forks while any of its threads is in SQLite.
+_mutex = threading.RLock()
+os.register_at_fork(before=_mutex.acquire, after_in_parent=_mutex.release, after_in_child=_mutex.release)
 
 
 class SpoolFailed(Exception):
@@ -223,7 +229,7 @@ class Spool:
         if create and not self.path.exists():
             self._create()
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)) as connection:
+        with _mutex, closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)) as connection:
             connection.execute("pragma synchronous = full")
             connection.execute(f"pragma max_page_count = {max(1, self.max_bytes // PAGE)}")
             yield connection
@@ -234,7 +240,7 @@ class Spool:
         new = self.path.with_name(f"{self.path.stem}.{uuid4().hex}.new")
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+            with _mutex, closing(sqlite3.connect(new, isolation_level=None)) as connection:
                 connection.execute(f"pragma page_size = {PAGE}")
                 connection.execute("pragma auto_vacuum = full")  # what was drained is given back to the disk
                 connection.execute("pragma journal_mode = wal")

@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from celery_journal.consumers.drain import drain
-from celery_journal.consumers.spool import packed, spool_of
+from celery_journal.consumers.spool import Spool, packed, spool_of
 from celery_journal.journal import Connection, Emitter, Journal, connect
 from celery_journal.journal.events import TaskSucceeded
 from tests.consumers.scene import new_app
@@ -37,6 +38,28 @@ def main(dsn: str, folder: str, what: str, name: str = "") -> None:
             sys.stdin.readline()
     if what == "fork":
         fork(dsn, folder)
+    if what == "fork busily":
+        fork_busily(spool)
+
+
+def fork_busily(spool: Spool) -> None:
+    """Fork while other threads use the spool, which the children use as well; print how many of them hung."""
+    spool.put(b"fact")
+
+    def use() -> None:
+        while True:
+            spool.length()
+
+    for _ in range(2):
+        threading.Thread(target=use, daemon=True).start()
+    hung = 0
+    for _ in range(20):
+        if not (child := os.fork()):
+            signal.alarm(5)
+            spool.length()
+            os._exit(0)
+        hung += os.waitpid(child, 0)[1] != 0
+    print(hung, flush=True)
 
 
 def fork(dsn: str, folder: str) -> None:

@@ -232,6 +232,14 @@ def test_a_drain_that_is_killed_after_the_commit_records_nothing_twice(
     assert (streams(dsn), spool.length()) == (["a", "b", "c"], 0)
 
 
+def test_a_child_that_is_forked_while_a_thread_is_in_the_spool_can_use_it(dsn: str, folder: Path) -> None:
+    """SQLite's own mutexes would be locked in the child for ever: a worker that forks during an outage got children that hung."""
+    with start("spooling", dsn, str(folder), "fork busily") as process:
+        said, _ = process.communicate()
+
+    assert said == "0\n"
+
+
 def test_one_process_drains_at_a_time_and_its_death_lets_go(spool: Spool, folder: Path, emitter: Emitter, dsn: str, run: Run) -> None:
     """Others leave it to the one that is at it; none has to be told when it has died."""
     put(spool, emitter, "a")
