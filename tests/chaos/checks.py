@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .record import Record, Row
+from .record import Record, Row, Told
 from .truth import Execution, Truth
 
 #: Seconds for which a process may keep a fact that nobody waits for; those it had when it was killed are gone.
@@ -25,6 +25,9 @@ HURRY = 5.0
 
 #: How a reason names the worker that had a task.
 HAD = re.compile(r"(?P<did>received|started) by (?P<worker>\S+),")
+
+#: Kinds of which a run has one.
+ENDS = {"task-retried", "task-revoked", "task-ignored", "task-failed", "task-succeeded"}
 
 #: Kinds of which there may be many.
 MANY = {"task-progress", "task-lost", "operator-acted"}
@@ -160,6 +163,20 @@ def doubles(truth: Truth, record: Record) -> Iterator[str]:
             )
 
 
+def two_ends(truth: Truth, record: Record) -> Iterator[str]:
+    """Yield which runs have ended in two ways, one of which only the broadcast tells of."""
+    facts = defaultdict[tuple[str, int, str], list[Told]](list)
+    for told in record.told:
+        if told.run and told.kind in ENDS:
+            facts[told.stream, told.attempt, told.run].append(told)
+    for (task_id, attempt, run), ends in facts.items():
+        if len({told.kind for told in ends}) > 1 and any("broadcast" in told.sources for told in ends):
+            yield (
+                f"{_name(truth, task_id)} {task_id}: attempt {attempt}, run {run} has ended twice: "
+                f"{', '.join(f'{told.kind} ({told.sources})' for told in ends)}; {_story(truth, task_id)}"
+            )
+
+
 def histories(truth: Truth, record: Record) -> Iterator[str]:
     """Yield which transitions a history tells more than once."""
     for task_id, history in record.histories.items():
@@ -228,6 +245,7 @@ def check(truth: Truth, record: Record, lost: Mapping[str, str]) -> list[str]:
         *ends(truth, record, lost),
         *reasons(truth, record, lost),
         *doubles(truth, record),
+        *two_ends(truth, record),
         *histories(truth, record),
         *runs(truth, record),
         *deliveries(truth, record),

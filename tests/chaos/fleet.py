@@ -191,9 +191,19 @@ class Fleet:
                 try:
                     member.process.wait(max(0.1, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
-                    stubborn.append(f"{member.name} did not stop within {seconds:g} s of SIGTERM; see {member.log.name}")
+                    stubborn.append(
+                        f"{member.name} did not stop within {seconds:g} s of SIGTERM; {member.log.name} ends with where it stands"
+                    )
+                    self.ask_where(member)
                     self.kill_whole(member)
         return stubborn
+
+    def ask_where(self, member: Member) -> None:
+        """Have the member's processes log where each of their threads stands."""
+        for process in member.family():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGUSR2)
+                time.sleep(0.5)  # one after the other, in one file
 
     def end(self) -> None:
         """Leave nothing running."""

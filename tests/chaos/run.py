@@ -96,6 +96,8 @@ class Stage:
             still = still + 1 if written == before and not left and not waiting else 0
             before = written
             if time.monotonic() > deadline:
+                for member in self.fleet.workers:
+                    self.fleet.ask_where(member)
                 self.outcome.violations.append(
                     f"not quiet after {PATIENCE:g} s: messages ready and unacknowledged {left}, {waiting} facts in the spool"
                 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ from celery.exceptions import Ignore, Reject
 from celery.signals import after_task_publish, task_postrun
 
 from tests.chaos.truth import Diary
+
+# A worker that hangs is asked where it stands.
+faulthandler.register(signal.SIGUSR2, file=sys.__stderr__ or sys.stderr)
 
 diary = Diary(Path(os.environ["CHAOS_TRUTH"]))
 

@@ -14,6 +14,7 @@ from celery_journal.journal.events import (
     ChordStarted,
     Event,
     TaskFailed,
+    TaskIgnored,
     TaskReceived,
     TaskRetried,
     TaskSent,
@@ -138,6 +139,14 @@ def test_a_transition_told_twice_is_found(kind: type[Event], append: Append, hap
     assert "is in the log 2 times" in in_log
     assert "2 times" in in_history
     assert "its history has" in in_history
+
+
+def test_a_run_that_has_ended_in_two_ways_is_found(append: Append, happened: Happened) -> None:
+    """As where the broadcast tells of a success that the journal has as an end without a result."""
+    append(TaskSent, TaskReceived, TaskStarted, TaskIgnored)
+    append(TaskSucceeded, source="broadcast")
+
+    assert "has ended twice: " in happened.ran(name="chaos.quiet").violation()
 
 
 def test_two_runs_are_no_transition_told_twice(append: Append, happened: Happened) -> None:
