@@ -21,7 +21,9 @@ BROKER ?=
 BACKEND ?=
 MODULES ?=
 
-# A chaos run: SEED repeats the choices of an earlier one, TASKS is how many are sent. CHAOS_ARGS="--keep" leaves all its logs.
+# What "make chaos" runs: the run in which things die, and the broadcast in full flow. SEED repeats the choices of an earlier run, TASKS is
+# how many are sent; CHAOS_ARGS="--keep" leaves all its logs, and --crash kills the database instead of stopping it.
+CHAOS ?= run flood
 SEED ?=
 TASKS ?= 10000
 CHAOS_ARGS ?=
@@ -51,8 +53,11 @@ test: $(VENV)/.runtime $(VENV)/.test ## run every test; PYTEST_ARGS="-k append" 
 conformance: $(VENV)/.runtime $(VENV)/.conformance ## run Celery's own integration suite; CELERY=5.6.3, BROKER=redis, BACKEND=redis, MODULES=test_canvas choose
 	@$(BIN)/python -m tests.conformance $(addprefix --broker ,$(BROKER)) $(addprefix --backend ,$(BACKEND)) $(MODULES)
 
-chaos: $(VENV)/.runtime $(VENV)/.test ## kill workers, captures, broker and database under 10,000 tasks, and compare; SEED=1 TASKS=500 choose
-	@$(BIN)/python -m tests.chaos $(addprefix --seed ,$(SEED)) --tasks $(TASKS) $(CHAOS_ARGS)
+chaos: $(VENV)/.runtime $(VENV)/.test ## kill workers, captures, broker and database under 10,000 tasks, and compare; SEED=1 TASKS=500 CHAOS=run choose
+	@failed=0; \
+	$(if $(filter run,$(CHAOS)),$(BIN)/python -m tests.chaos $(addprefix --seed ,$(SEED)) --tasks $(TASKS) $(CHAOS_ARGS) || failed=1;) \
+	$(if $(filter flood,$(CHAOS)),$(BIN)/python -m tests.chaos.flood || failed=1;) \
+	exit $$failed
 
 # All four, so that one run shows everything there is to mend.
 lint: $(VENV)/.runtime $(VENV)/.test $(VENV)/.lint ## check style, format, types and the layers

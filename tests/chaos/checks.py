@@ -137,7 +137,7 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
         began = [execution for execution in truth.executions.get(task_id, []) if execution.attempt >= row.retries]
         what = f"{_name(truth, task_id)} {task_id}: called lost, because {reason}"
         if match := HAD.search(reason):
-            deaths = [at for at in truth.deaths.get(match["worker"], []) if any(at >= sending.at for sending in truth.sendings[task_id])]
+            deaths = [at for at in truth.deaths.get(match["worker"], []) if at >= _first_heard(truth, task_id)]
             if not deaths:
                 yield f"{what}; but nothing of {match['worker']} was killed; {_story(truth, task_id)}"
             elif match["did"] == "received" and any(all(at > execution.began + HURRY for at in deaths) for execution in began):
@@ -149,6 +149,12 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
                 yield f"{what}; but it began; {_story(truth, task_id)}"
         elif not (reason.startswith("body of chord") and not began):
             yield f"{what}; but that is not so; {_story(truth, task_id)}"
+
+
+def _first_heard(truth: Truth, task_id: str) -> float:
+    """Return when the task was sent, or began, which whoever sends it may hear of a moment later."""
+    moments = [sending.at for sending in truth.sendings.get(task_id, [])] + [each.began for each in truth.executions.get(task_id, [])]
+    return min(moments, default=0.0)
 
 
 def doubles(truth: Truth, record: Record) -> Iterator[str]:

@@ -32,7 +32,7 @@ from .schedule import Blow, Plan
 from .truth import Diary, Truth
 
 #: Seconds between two looks whether all is quiet, how many of them in a row have to find it so, and how long to look at most.
-LOOK, LOOKS, PATIENCE = 4.0, 3, 300.0
+LOOK, LOOKS, PATIENCE = 2.0, 3, 300.0
 
 #: Messages that a capture may have in its hands, because workers broadcast heartbeats for as long as they live.
 FLOW = 20
