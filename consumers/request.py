@@ -95,6 +95,17 @@ def next_attempt_of(request: Any) -> datetime | None:
     return eta if isinstance(eta, datetime) else None
 
 
+def note_cancelled(request: Any, why: str) -> None:
+    """Note that the worker itself has given up the run of a task: what is stored of the retry would not say."""
+    request.journal_cancelled = why
+
+
+def cancelled(request: Any) -> str | None:
+    """Return why the worker has given up the run; None if it has not."""
+    why = getattr(request, "journal_cancelled", None)
+    return why if isinstance(why, str) else None
+
+
 def note_told(request: Any) -> None:
     """Note that the task has stored a state of its own making."""
     if isinstance(request, Context):

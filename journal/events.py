@@ -91,6 +91,8 @@ class TaskEvent(Event):
     expires: AwareDatetime | None = None
     #: Seconds that it may run (Celery's hard time limit).
     time_limit: float | None = None
+    #: Why, in words, where the result does not say it: rejected for good, cancelled, ...
+    reason: Text | None = None
     #: Children, the request's `meta` and stamps, as JSON.
     meta: bytes | None = None
     #: What else the request says: time limits, priority, origin, whether it was redelivered, ...

@@ -9,12 +9,13 @@ from typing import Any
 
 from celery import states
 from celery.contrib.abortable import ABORTED
+from celery.exceptions import Retry
 from celery.result import GroupResult as CeleryGroupResult
 from celery.result import result_from_tuple
 
 from celery_journal import sql
 from celery_journal.consumers.expiry import Limits, expire
-from celery_journal.consumers.request import attempt_of, facts_of, next_attempt_of, note_told
+from celery_journal.consumers.request import attempt_of, cancelled, facts_of, next_attempt_of, note_cancelled, note_told
 from celery_journal.journal import events as kinds
 from celery_journal.journal.codec import escape
 from celery_journal.projections import GroupResult, chord_counter
@@ -72,6 +73,14 @@ class JournalBackend(DropIn, Ignored, Chords, Waiting):
             note_told(request)
         return result
 
+    def mark_as_retry(
+        self, task_id: Any, exc: Any, traceback: Any = None, request: Any = None, store_result: bool = True, state: str = states.RETRY
+    ) -> Any:
+        """Record that the task will run again; or that its worker gives it up, as when the connection to the broker is lost."""
+        if isinstance(exc, Retry) and exc.message and request is not None:  # a task's own has the cause for its exc
+            note_cancelled(request, str(exc.message))
+        return super().mark_as_retry(task_id, exc, traceback, request, store_result, state)
+
     def _ask_to_revoke(self, task_id: str, reason: Any, traceback: Any) -> None:
         """Record that somebody wants the task revoked: every worker is told, and each tells this, but it is one fact."""
         asked = self._made_once(0, lambda: self._event_of(task_id, states.REVOKED, traceback, None, self._encoded(reason)))
@@ -104,7 +113,7 @@ class JournalBackend(DropIn, Ignored, Chords, Waiting):
         if "traceback" in kind.model_fields:
             fields["traceback"] = None if traceback is None else str(traceback)
         if kind is kinds.TaskRetried:
-            fields["eta"] = next_attempt_of(request)
+            fields |= {"eta": next_attempt_of(request), "reason": cancelled(request)}
         return self.emitter.emit(kind, task_id, attempt=self._attempt_of(task_id, state, request), source="backend", **fields)
 
     def _attempt_of(self, task_id: str, state: str, request: Any) -> int:

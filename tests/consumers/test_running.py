@@ -14,12 +14,14 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from celery_journal.consumers import install
 from celery_journal.projections import verify
 from tests.conftest import require
 
+from .proxy import Proxy
 from .scene import ask, kinds, recorded, row, until, url_of
 from .workers import Worker, available, working
 
@@ -333,3 +335,27 @@ def test_the_views_are_what_the_log_says(worker: Worker) -> None:
     """After all of the above."""
     with psycopg.connect(worker.dsn, autocommit=True) as connection:
         assert [str(difference) for difference in verify(connection).differences] == []
+
+
+def test_a_task_that_is_cancelled_when_the_broker_is_lost_is_told_and_runs_again(embedded_database: str, tmp_path: Path) -> None:
+    """`worker_cancel_long_running_tasks_on_connection_loss`: the run is given up, and the message comes again."""
+    require("RabbitMQ", available("rabbitmq"))
+    broker, token = Proxy("host=127.0.0.1 port=5672"), f"scene-{uuid4().hex[:8]}"
+    address = conninfo_to_dict(broker.dsn)
+    conf: dict[str, Any] = {"task_acks_late": True, "worker_cancel_long_running_tasks_on_connection_loss": True}
+    conf["broker_url"] = f"pyamqp://guest:guest@127.0.0.1:{address['port']}//"
+    try:
+        with working("rabbitmq", url_of(embedded_database), embedded_database, tmp_path, token=token, **conf) as worker:
+            result = worker.send("sleep", 3)
+            until(lambda: result.state == "STARTED")
+            broker.cut()
+            until(lambda: "task-retried" in kinds(worker.dsn, result.id), PATIENCE)
+            assert result.get(timeout=PATIENCE) == 3
+            until(lambda: len(runs(worker.dsn, result.id)) == 2)
+
+            given_up, done = runs(worker.dsn, result.id)
+            assert (given_up["status"], done["status"]) == ("RETRY", "SUCCESS")
+            cancelled = next(place.event for place in recorded(worker.dsn, result.id) if place.event.kind == "task-retried")
+            assert getattr(cancelled, "reason", None) == "cancelled by Celery"
+    finally:
+        broker.close()
