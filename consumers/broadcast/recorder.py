@@ -19,7 +19,7 @@ from .translator import Malformed, Testimony, translate
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that an event may wait whose attempt nobody has told of.
+#: Seconds that an event may wait whose attempt nobody has told of, while others capture as well; else only as long as a turn.
 PATIENCE = 3.0
 
 #: Seconds that a start waits while others capture as well, who may have what was received before it; and an end for the start.
@@ -70,8 +70,9 @@ class Recorder:
             testimonies = list(self._read(delivery))
             delivery.open = len(testimonies)
             for testimony in testimonies:
+                patience = PATIENCE if self.shared else COURTESY
                 courtesy = _turn(testimony) * COURTESY if self.shared else 0.0
-                self._waiting.append(_Claim(testimony, delivery, delivery.arrived + courtesy, delivery.arrived + PATIENCE))
+                self._waiting.append(_Claim(testimony, delivery, delivery.arrived + courtesy, delivery.arrived + patience))
 
     def is_due(self) -> bool:
         """Return whether something has waited for long enough."""
