@@ -96,7 +96,7 @@ def test_an_unknown_kind_is_an_event() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_built_as_its_model(kind: str) -> None:
     """Each kind that is known has a model of its own."""
-    needed = {"state": "SUCCESS", "task_id": "task-2"} if kind == "chord-part-returned" else {}
+    needed = {"state": "SUCCESS", "task_id": "task-2"} if kind in {"chord-part-returned", "task-witnessed"} else {}
     needed |= {"state": "PROGRESS"} if kind == "task-progress" else {}
 
     event = build({"event_id": uuid4(), "stream": "task-1", "kind": kind, "occurred_at": NOON, **needed})
@@ -108,6 +108,6 @@ def test_a_kind_is_built_as_its_model(kind: str) -> None:
 @given(events())
 def test_only_what_ends_nothing_is_relaxed(event: Event) -> None:
     """A crash of the server may lose that a task was received or runs, and nothing else of it."""
-    relaxed = {"task-received", "task-started", "task-progress", "worker-heartbeat"}
+    relaxed = {"task-received", "task-started", "task-progress", "task-witnessed", "worker-heartbeat"}
 
     assert event.relaxed == (event.kind in relaxed)
