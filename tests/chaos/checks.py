@@ -109,8 +109,12 @@ def _fleeting(truth: Truth, execution: Execution) -> bool:
 
 def ends(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[str]:
     """Yield where the end of a task is not the true one."""
+    struck = {run.task_id for run in record.runs if run.started and truth.died(run.pid, run.started, HURRY)}  # before its code began
+    struck -= {task_id for task_id, executions in truth.executions.items() if executions}
     for task_id in sorted(truth.sendings.keys() | truth.executions.keys()):
         row, allowed = record.rows.get(task_id), expected(truth, task_id)
+        if task_id in struck:
+            allowed.ends.add("FAILURE")
         what = f"{_name(truth, task_id)} {task_id}"
         if row is None:
             yield f"{what}: sent, and the journal has never heard of it"

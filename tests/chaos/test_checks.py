@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,16 @@ def test_a_task_that_died_with_its_worker_may_have_stored_its_end(append: Append
     append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
 
     assert happened.write("begin").write("end", outcome="returned").write("killed", victim=CHILD).violations() == []
+
+
+def test_a_task_whose_process_was_killed_before_its_code_began_may_have_failed(append: Append, happened: Happened) -> None:
+    """The worker's main process saw its child die; where nothing died, nothing can have failed."""
+    moment = datetime.fromtimestamp(1001.5, UTC)
+    append(TaskSent, TaskReceived)
+    append(TaskStarted, TaskFailed, occurred_at=moment)
+
+    assert "says FAILURE" in happened.violations()[0]
+    assert happened.write("killed", victim=CHILD).violations() == []
 
 
 def test_a_task_called_lost_though_nobody_killed_its_worker_is_found(append: Append, happened: Happened) -> None:
