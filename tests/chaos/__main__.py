@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> int:
     if not can_run():
         console.print("not run: there is no RabbitMQ on this machine")
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):  # whoever starts us in the background has Ctrl-C ignored
+        signal.signal(number, _leave)
     plan = Plan(
         seed=random.randrange(10**6) if given.seed is None else given.seed,
         tasks=given.tasks,
@@ -62,6 +63,10 @@ def main(arguments: list[str]) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     report(plan, outcome, console)
     return 1 if outcome.violations else 0
+
+
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def report(plan: Plan, outcome: Outcome, console: Console) -> None:

@@ -56,7 +56,7 @@ class Broker:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=end_with_us(signal.SIGINT),  # noqa: PLW1509 - nothing else starts here
+                preexec_fn=end_with_us(signal.SIGTERM),  # noqa: PLW1509 - nothing else starts here
             )
 
     def wait(self) -> None:
