@@ -106,6 +106,21 @@ def cancelled(request: Any) -> str | None:
     return why if isinstance(why, str) else None
 
 
+def note_end(request: Any, state: str) -> bool:
+    """Note that the main process of a worker tells this end of a run; return whether it has told it before.
+
+    Celery does so twice where a hard time limit has passed: when it is noticed, and when the process is gone.
+    """
+    if request is None or is_run_here(request):
+        return False
+    told = getattr(request, "journal_end", None) == state
+    try:
+        request.journal_end = state
+    except AttributeError:  # not one of Celery's own
+        return False
+    return told
+
+
 def note_told(request: Any) -> None:
     """Note that the task has stored a state of its own making."""
     if isinstance(request, Context):

@@ -80,7 +80,9 @@ def timeline(recorded: Sequence[RecordedEvent], backend: Any = None) -> list[Tra
     told: dict[tuple[str, int], list[int]] = defaultdict(list)
     for place in sorted(recorded, key=_nearest_first):
         fact = _transition(place, offsets.get(_teller(place.event), timedelta(0)), backend)
-        witnessed = _same(transitions, told[fact.kind, fact.attempt], fact) if fact.kind in _ORDER else None
+        # A broadcast does not say that the result is ignored.
+        alike = [*told[fact.kind, fact.attempt], *(told["task-ignored", fact.attempt] if fact.kind == "task-succeeded" else ())]
+        witnessed = _same(transitions, alike, fact) if fact.kind in _ORDER else None
         if witnessed is not None:
             one = transitions[witnessed]
             transitions[witnessed] = replace(one, witnesses=(*one.witnesses, *fact.witnesses), worker=one.worker or fact.worker)
@@ -128,13 +130,18 @@ def _same(transitions: Sequence[Transition], candidates: Iterable[int], fact: Tr
     (source,) = fact.witnesses or (None,)
     if source != "broadcast":  # nobody else tells what is told at first hand already
         return None
-    for place in candidates:
-        one = transitions[place]
-        if source not in one.witnesses and (
-            one.worker is None or fact.worker is None or fact.kind == "task-sent" or one.worker == fact.worker
-        ):
-            return place
-    return None
+    unheard = [place for place in candidates if source not in transitions[place].witnesses]
+    if fact.kind == "task-sent":
+        return next(iter(unheard), None)
+    # That of the same worker, and else one of which it is not known whose it is.
+    same = [place for place in unheard if transitions[place].worker == fact.worker]
+    unknown = [place for place in unheard if None in {transitions[place].worker, fact.worker} and not _is_asked_for(transitions[place])]
+    return next(iter([*same, *unknown]), None)
+
+
+def _is_asked_for(one: Transition) -> bool:
+    """Return whether it is a revoke that somebody has asked for: who effects it tells another fact."""
+    return one.kind == "task-revoked" and one.worker is None
 
 
 def _transition(place: RecordedEvent, offset: timedelta, backend: Any) -> Transition:

@@ -21,7 +21,11 @@ select set_config('jit', 'off', true)
 -- All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
 with life as materialized (
     select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid, w.pool,
-           greatest(w.last_seen, pg_postmaster_start_time()) as heard_at,
+           -- Of whom only the broadcast tells, nobody hears while no capture is there, or none has caught up.
+           greatest(w.last_seen, pg_postmaster_start_time(),
+                    case when w.source = 'broadcast'
+                         then coalesce((select min(c.online_since) from celery_journal.worker c
+                                         where c.software = 'celery-journal capture' and c.alive), clock_timestamp()) end) as heard_at,
            w.last_seen,
            least(%(grace)s::double precision, greatest(60, 6 * coalesce(w.freq, 10))) * interval '1 second' as patience
       from celery_journal.worker w),

@@ -15,7 +15,7 @@ from celery.result import result_from_tuple
 
 from celery_journal import sql
 from celery_journal.consumers.expiry import Limits, expire
-from celery_journal.consumers.request import attempt_of, cancelled, facts_of, next_attempt_of, note_cancelled, note_told
+from celery_journal.consumers.request import attempt_of, cancelled, facts_of, next_attempt_of, note_cancelled, note_end, note_told
 from celery_journal.journal import events as kinds
 from celery_journal.journal.codec import escape
 from celery_journal.projections import GroupResult, chord_counter
@@ -26,6 +26,7 @@ from .chords import Chords
 from .connection import JournalUnavailable
 from .drop_in import DropIn
 from .ignored import Ignored
+from .outage import is_worker_main
 from .waiting import Waiting, leaves
 
 #: The kind of event that each of Celery's states is; any other state is a task-progress.
@@ -67,6 +68,8 @@ class JournalBackend(DropIn, Ignored, Chords, Waiting):
     def _store_result(self, task_id: Any, result: Any, state: str, traceback: Any = None, request: Any = None, **_kwargs: Any) -> Any:
         if state == states.REVOKED and request is None:
             self._ask_to_revoke(str(task_id), result, traceback)
+            return result
+        if state == states.FAILURE and is_worker_main() and note_end(request, state):
             return result
         self.append_first(self._forms_of(str(task_id), result, state, traceback, request))
         if state not in {states.STARTED, states.RECEIVED}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
@@ -35,6 +36,8 @@ class Recorder:
 
 _attached: WeakSet[Any] = WeakSet()
 
+_NOBODY = SimpleNamespace()
+
 
 def know(app: Any) -> bool:
     """Remember the app as one whose messages are to be recorded; return whether it is a new one."""
@@ -55,7 +58,9 @@ def sender_of(name: str, declare: Any) -> Any:
     queue = declare[0] if declare else None
     if queue is not None:
         for app in _attached:
-            if app.amqp.queues.get(queue.name) is queue:
+            # Who sends has its queues; the others are not to be set up for this.
+            queues = vars(vars(app).get("amqp") or _NOBODY).get("queues") or {}
+            if queues.get(queue.name) is queue:
                 return app
     if (task := get_current_task()) is not None and task.app in _attached:
         return task.app

@@ -34,6 +34,8 @@ class Heart(threading.Thread):
         self._recorder = recorder
         self._consumer = consumer
         self._stopped = threading.Event()
+        #: Whether it is recorded that the worker has come: what an earlier one of that name had, it does not have.
+        self._is_known = False
         self.beating.add(self)
 
     def stop(self) -> None:
@@ -44,17 +46,19 @@ class Heart(threading.Thread):
 
     def run(self) -> None:
         """Say that it is there until it is stopped."""
-        self._say(WorkerOnline)
-        while not self._stopped.wait(self._recorder.options.heartbeat_interval):
-            self._say(WorkerHeartbeat)
+        while not self._stopped.is_set():
+            self._is_known = self._say(WorkerHeartbeat if self._is_known else WorkerOnline) or self._is_known
+            self._stopped.wait(self._recorder.options.heartbeat_interval)
 
-    def _say(self, kind: type[WorkerEvent]) -> None:
+    def _say(self, kind: type[WorkerEvent]) -> bool:
         try:
             self._recorder.append_now(
                 self._recorder.emitter.emit(kind, self._consumer.hostname, source="signal", pid=os.getpid(), meta=self._meta())
             )
         except Exception as exc:  # noqa: BLE001  a heartbeat that is late says nothing any more
             logger.debug("a heartbeat is not recorded: %s", exc)
+            return False
+        return True
 
     def _meta(self) -> bytes:
         from celery.worker import state  # takes a while to import, and only workers have it

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from celery_journal.consumers.backend.sweeper import Sweeper
 from celery_journal.consumers.broadcast import Broker, Capture, Recorder, Unrecorded
+from celery_journal.consumers.broadcast.presence import Presence
 from celery_journal.consumers.broadcast.progress import Progress
 from celery_journal.consumers.sweeping import sweeping
 from celery_journal.journal import Connection, DatabaseUnreachable, Journal, JournalError, LoginRefused, check_version
@@ -87,7 +88,8 @@ def capture(
     capture = Capture(source, recorder, target.connect, batch=batch, linger=linger, once=once, say=say)
     _check_broker(source, once)
     say(f"reading {source.url}: {source.guarantee}")
-    with Progress(capture, console) as progress, _stopping(capture), _sweeping(target, capture):
+    presence = Presence(capture, recorder.journal, target.connect, target.options.heartbeat_interval)
+    with Progress(capture, console) as progress, _stopping(capture), presence, _sweeping(target, capture):
         capture.on_turn = progress.shown
         try:
             capture.run()

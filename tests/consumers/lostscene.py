@@ -65,6 +65,6 @@ class Log:
         self._of_worker(WorkerOffline, worker, queues, freq, active, fields)
 
     def _of_worker(self, kind: type[Event], worker: str, queues: tuple[str, ...], freq: float, active: int, fields: dict[str, Any]) -> None:
-        pool = fields.pop("pool", "prefork")
-        meta = json.dumps({"queues": list(queues), "freq": freq, "active": active, "pool": pool}).encode()
+        software = {name: fields.pop(name, default) for name, default in (("pool", "prefork"), ("software", "celery"))}
+        meta = json.dumps({"queues": list(queues), "freq": freq, "active": active, **software}).encode()
         self.tell(kind, worker, **{"pid": 1, "source": "signal", "meta": meta, **fields})

@@ -137,6 +137,19 @@ def test_two_captures_on_redis_record_each_fact_once(new_station: NewStation, ds
     assert not twice(dsn)
 
 
+def test_a_capture_says_that_it_is_there_and_that_it_goes(station: Station, dsn: str) -> None:
+    """Without one, the silence of those whom only the broadcast tells of means nothing."""
+    query = b"select alive, offline from celery_journal.worker where software = 'celery-journal capture'"
+    process = station.start()
+    try:
+        until(lambda: ask(dsn, query) == [(True, False)])
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+    assert ask(dsn, query) == [(False, True)]
+
+
 def test_two_captures_share_the_work(station: Station, dsn: str) -> None:
     """Each has a part of it, and what follows what the other has received is of the same run."""
     with station.capturing(batch=200) as first, station.capturing(batch=200) as second:

@@ -82,7 +82,12 @@ def test_who_tells_faster_than_the_database_takes_it_is_slowed_down() -> None:
     paper = Paper()
     paper.open.clear()
     buffer = Buffer(paper, 20)
-    telling = in_background(lambda: [buffer.put(fact(number), may_wait=True) for number in range(200)])
+
+    def tell() -> None:
+        for number in range(200):
+            buffer.put(fact(number), may_wait=True)
+
+    telling = in_background(tell)
     time.sleep(0.3)
     assert not telling.done()
     assert len(buffer._processes[os.getpid()].waiting) <= 20

@@ -328,13 +328,13 @@ def test_a_chord_unlock_from_another_backend_still_works(worker: Worker) -> None
 
 
 def test_nothing_is_left_behind(worker: Worker) -> None:
-    """After all this no chord is open, the only lease is the sweep's, and a rebuild would change nothing."""
+    """After all this no chord is open, the only leases are those of the sweeps, and a rebuild would change nothing."""
     # Celery also tells the size of a group at the end of a chain in a header, which is no chord and never starts.
     query = b"""select c.group_id from celery_journal.chord_counter c join celery_journal.event e on e.stream = c.group_id
                  where c.state = 'open' and e.kind = 'chord-started'"""
     until(lambda: asked(worker, query) == [])
 
-    assert asked(worker, b"select group_id from celery_journal.chord_lease") == [""]
+    assert set(asked(worker, b"select group_id from celery_journal.chord_lease")) <= {"", "\1lost"}
     with psycopg.connect(worker.dsn, autocommit=True) as connection:
         assert verify(connection).differences == []
 

@@ -215,6 +215,19 @@ def test_a_task_of_a_worker_that_is_silent_is_lost(log: Log, what: str) -> None:
     assert lost(log)["t"].worker == "w1"
 
 
+def test_the_silence_of_whom_only_a_broadcast_tells_means_nothing_without_a_capture(log: Log) -> None:
+    """Nobody hears such a worker while no capture runs, or while it has not caught up."""
+    begin(log, "started")
+    log.beat(freq=SOON, source="broadcast")
+    pause()
+    assert lost(log) == {}
+
+    log.online("capture-1@host", software="celery-journal capture")
+    pause()
+
+    assert "by w1, which has not been heard of since " in reason(log)
+
+
 @pytest.mark.parametrize("what", ["started", "PROGRESS"])
 def test_a_task_of_a_worker_that_went_offline_is_lost(log: Log, what: str) -> None:
     """It said goodbye, and did not finish."""

@@ -22,7 +22,7 @@ from celery_journal.projections import verify
 from tests.conftest import require
 
 from .proxy import Proxy
-from .scene import ask, kinds, recorded, row, until, url_of
+from .scene import ask, kinds, recorded, row, stored, until, url_of
 from .workers import Worker, available, working
 
 PATIENCE = 60
@@ -175,6 +175,8 @@ def test_a_time_limit_is_known_before_it_is_reached(worker: Worker) -> None:
     with pytest.raises(Exception, match=r"TimeLimitExceeded|1"):
         result.get(timeout=PATIENCE)
 
+    time.sleep(0.3)  # Celery says so again when the process is gone
+    assert stored(worker.dsn, result.id) == ["task-started", "task-failed"]
     (run,) = runs(worker.dsn, result.id)
     assert (run["time_limit"], run["status"]) == (1, "FAILURE")
     assert run["run_time"].total_seconds() >= 1
@@ -229,7 +231,7 @@ def test_a_redelivered_message_is_said_to_be_one(embedded_database: str, tmp_pat
     with ExitStack() as stack:
         first = stack.enter_context(working("rabbitmq", url, embedded_database, tmp_path, token=token, task_acks_late=True))
         result = first.send("sleep", 3)
-        until(lambda: result.state == "STARTED")
+        until(lambda: {"task-received", "task-started"} <= set(kinds(first.dsn, result.id)))
         for child in ask_children(first):
             os.kill(child, signal.SIGKILL)
         second = stack.enter_context(working("rabbitmq", url, embedded_database, tmp_path, token=token, task_acks_late=True))

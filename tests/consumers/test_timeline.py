@@ -17,8 +17,10 @@ from celery_journal.journal import RecordedEvent
 from celery_journal.journal.events import (
     Event,
     TaskForgotten,
+    TaskIgnored,
     TaskReceived,
     TaskRetried,
+    TaskRevoked,
     TaskSent,
     TaskStarted,
     TaskSucceeded,
@@ -110,6 +112,25 @@ def test_a_witness_of_another_worker_confirms_nothing() -> None:
     assert [one.worker for one in transitions if one.kind == "task-started"] == ["w1", "w2"]
 
 
+def test_who_effects_a_revoke_is_not_who_asked_for_it() -> None:
+    """The broadcast is of the worker that discards the task."""
+    recorded = log(
+        (TaskRevoked, 1, {"source": "backend"}),
+        (TaskRevoked, 2, {"source": "backend", "worker": "w3", "run": "r1"}),
+        witnessed("REVOKED", 2.1, "w3"),
+    )
+
+    assert [(one.worker, one.witnesses) for one in timeline(recorded)] == [(None, ("backend",)), ("w3", ("backend", "broadcast"))]
+    assert len(timeline(log((TaskRevoked, 1, {"source": "backend"}), witnessed("REVOKED", 2, "w3")))) == 2
+
+
+def test_the_success_of_a_broadcast_may_be_of_a_result_that_is_ignored() -> None:
+    """It does not say so."""
+    recorded = log((TaskIgnored, 1, {"worker": "w1", "run": "r1", "source": "backend"}), witnessed("SUCCESS", 1.1))
+
+    assert short(timeline(recorded)) == [("task-ignored", ("backend", "broadcast"))]
+
+
 def test_attempts_are_told_apart() -> None:
     """The start of a retry is no witness of the first start."""
     fields = {"worker": "w1", "run": "r2", "attempt": 1}
@@ -153,7 +174,7 @@ def test_clocks_that_disagree_are_said_to_and_do_not_change_the_order(whose: str
 
 def test_a_fact_that_waited_in_a_spool_is_no_sign_of_a_wrong_clock() -> None:
     """An hour late, and yet in order."""
-    spooled = [(kind, second, {**fields, "lag": 3600}) for kind, second, fields in one_run()]
+    spooled: list[Told] = [(kind, second, {**fields, "lag": 3600}) for kind, second, fields in one_run()]
 
     assert clock_offsets(log((TaskSent, 0, {}), *spooled)) == {}
 

@@ -171,7 +171,7 @@ def test_progress_is_in_the_log(worker: Worker) -> None:
 
     assert result.get(timeout=PATIENCE) == "done"
 
-    events = [place.event for place in recorded(worker.dsn, result.id)]
+    events = [place.event for place in recorded(worker.dsn, result.id) if place.event.kind not in {"task-sent", "task-received"}]
     assert [event.kind for event in events] == ["task-started", "task-progress", "task-progress", "task-succeeded"]
     assert [getattr(event, "result", None) for event in events[1:3]] == [b'{"done": 1}', b'{"done": 2}']
 
