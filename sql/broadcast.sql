@@ -1,16 +1,39 @@
 -- What the log knows already when Celery's broadcast tells of it.
 
--- name: journalling workers
--- The workers that journal by themselves, by their main process and until when that is known. A name and a process id may be
--- somebody else's later, in a container for one, so it ends some heartbeats after the last; by the clock of the worker, which is
--- that of its broadcast.
+-- name: workers
+-- The newest process of each worker, whether it journals by itself, when it was last heard of by its own clock, which is that of its
+-- broadcast, how far that is ahead, and for how many seconds that is believed: some heartbeats.
 select w.worker,
        w.pid,
-       extract(epoch from w.last_seen + w.clock_offset + greatest(4 * coalesce(w.freq, 10), 60) * interval '1 second')::double precision as until
+       coalesce(w.source <> 'broadcast', false) as journals,
+       extract(epoch from w.last_seen + w.clock_offset)::double precision as seen,
+       extract(epoch from w.clock_offset)::double precision as clock_offset,
+       greatest(4 * coalesce(w.freq, 10), 60)::double precision as patience
   from celery_journal.worker w
  where w.worker = any(%(workers)s::text[])
-   and w.source <> 'broadcast'
    and w.pid is not null
+
+-- name: signs of life
+-- The same of every process that has journalled under these names in the last day, of which the view shows only the newest.
+-- A limit, because those who only broadcast are heard of every other second.
+select w.worker,
+       s.pid,
+       extract(epoch from max(s.occurred_at))::double precision as seen,
+       extract(epoch from max(s.occurred_at - s.recorded_at))::double precision as clock_offset,
+       60::double precision as patience
+  from unnest(%(workers)s::text[]) as w (worker)
+       cross join lateral (
+           select e.pid, e.occurred_at, e.recorded_at, e.source
+             from celery_journal.event e
+            where e.stream = w.worker
+              and e.kind in ('worker-online', 'worker-heartbeat', 'worker-offline')
+              and e.event_id >= celery_journal.first_event_id(clock_timestamp() - interval '1 day')
+              and e.event_id < celery_journal.first_event_id(clock_timestamp() + interval '1 day')
+            order by e.position desc
+            limit 10000) s
+ where s.pid is not null
+   and s.source <> 'broadcast'
+ group by w.worker, s.pid
 
 -- name: told
 -- What is known of these tasks, by whomever's word. Of the partitions of the log only those of around that time are looked at.

@@ -33,6 +33,9 @@ LOOK_INTERVAL = 2.0
 #: Seconds that others are taken to consume as well after they were last seen: what they had comes back, later than what followed.
 SHARED_FOR = 30.0
 
+#: Seconds that those who journal by themselves take to notice that the database is back, and to record what they have kept for it.
+AFTERMATH = 3.0
+
 #: Seconds that a stop waits for the database.
 GRACE = 8.0
 
@@ -71,6 +74,8 @@ class Capture:
         self._writing: Future[None] | None = None
         self._looked = self._shared_at = float("-inf")
         self._heard = 0.0
+        #: Until when who journals by itself may be behind, by the monotonic clock.
+        self._aftermath_until = float("-inf")
         #: Whether the queue is there, and read.
         self.is_reading = False
         #: How many messages wait in the queue; None where the broker does not tell.
@@ -149,7 +154,8 @@ class Capture:
     def _ripe(self) -> list[Delivery]:
         """Return the messages of the next batch, none before those who tell of the same first-hand had the time to."""
         arrived, now = self.broker.arrived, time.monotonic()
-        before = now if self.is_behind else now - self._linger
+        linger = max(self._linger, AFTERMATH) if now < self._aftermath_until else self._linger
+        before = now if self.is_behind else now - linger
         # A batch is full, or collects for half as long again: each is a transaction.
         if not arrived or arrived[0].arrived > before - (0 if self.is_behind or len(arrived) >= self._batch else self._linger / 2):
             return []
@@ -184,16 +190,19 @@ class Capture:
     def _write(self, taken: list[Delivery], *, all_of_it: bool = False) -> None:
         """Record the messages, however long the database is away; raise Unrecorded if that is too long for a stop."""
         self.recorder.take(taken)
-        pause = 0.2
+        pause, away_since = 0.2, None
         while True:
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = self._connect()
+                    if away_since is not None:
+                        self._stopping.wait(AFTERMATH)
                 self.recorder.record(self._connection, all_of_it=all_of_it)
             except (psycopg.Error, DatabaseError, SchemaError) as exc:
                 if isinstance(exc, psycopg.Error) and not is_outage(exc):
                     raise
                 self._lose_connection()
+                away_since = away_since or time.time()
                 if not self._database_trouble:
                     kept = "the broker keeps what comes" if self.broker.keeps else "what comes is kept in memory, up to a limit"
                     self._database_trouble = str(exc).strip().partition("\n")[0]
@@ -202,10 +211,16 @@ class Capture:
                     raise Unrecorded from exc
                 pause = min(pause * 2, LONGEST_PAUSE)
             else:
-                if self._database_trouble:
-                    self._database_trouble = ""
-                    self._say("the database is back")
+                if away_since is not None:
+                    self._note_outage(away_since)
                 return
+
+    def _note_outage(self, since: float) -> None:
+        """Take in that the database is back, and that others may have to find that yet."""
+        self.recorder.authorities.note_outage(since, time.time())
+        self._aftermath_until = time.monotonic() + 2 * AFTERMATH
+        self._database_trouble = ""
+        self._say("the database is back")
 
     def _lose_connection(self) -> None:
         if self._connection is not None:

@@ -1,8 +1,8 @@
 """Which testimonies are facts of their own, and which only witness a fact that the log has from somebody nearer.
 
-A worker that journals by itself is the authority on what it does. Of any other worker, and of those who send tasks, the
-broadcast is the fact itself, unless the log has that fact first-hand: the second of two testimonies of the same state is a
-witness only if there are two such facts.
+A worker that journals by itself is the authority on what it does, and so is one that has journalled anything of the same run.
+Of any other worker, and of those who send tasks, the broadcast is the fact itself, unless the log has that fact first-hand: the
+second of two testimonies of the same state is a witness only if there are two such facts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 from celery_journal import sql
 from celery_journal.journal import Connection
 from celery_journal.journal.codec import escape
-from celery_journal.journal.events import Event, TaskReceived, TaskSent, TaskWitnessed, WorkerHeartbeat
+from celery_journal.journal.events import Event, TaskFailed, TaskWitnessed, WorkerHeartbeat
 
+from .authorities import Authorities
 from .known import Known
+from .runs import Run
 from .translator import Testimony
 
 #: How far the clocks of two who tell of one fact may be apart.
@@ -25,8 +27,6 @@ _AROUND = timedelta(days=1)
 
 #: Between these, that can be reckoned with.
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-
-Authorities = dict[tuple[str, int | None], float]
 
 
 @dataclass(slots=True)
@@ -41,51 +41,53 @@ class Judgement:
 
 
 def judge(
-    connection: Connection, schema: str, testimonies: Sequence[Testimony], may_wait: Sequence[bool], *, alone: bool = True
+    connection: Connection,
+    schema: str,
+    testimonies: Sequence[Testimony],
+    may_wait: Sequence[bool],
+    authorities: Authorities,
+    *,
+    alone: bool = True,
 ) -> Judgement:
     """Return what is to be recorded of the testimonies; those that may wait are left open if their attempt is unknown.
 
     `alone` says that nobody else is told of the same tasks.
     """
     judgement = Judgement()
-    authorities = _authorities(connection, schema, testimonies)
+    authorities.learn(connection, schema, testimonies)
     known = _known(connection, schema, testimonies, alone)
     newest = _newest_heartbeats(testimonies)
     for place, testimony in enumerate(testimonies):
-        speaks_for_itself = testimony.occurred_at.timestamp() <= authorities.get((testimony.hostname, testimony.pid), 0.0)
         if not testimony.is_of_task:
             is_old = testimony.kind is WorkerHeartbeat and newest[testimony.stream] != place
-            if not speaks_for_itself and not is_old:
+            if not is_old and not authorities.speaks_for_itself(testimony):
                 judgement.events.append(_fact(testimony, 0, None))
                 judgement.facts += 1
         elif testimony.event_id not in known.ids:
-            attempt, name = testimony.attempt, testimony.event_id.hex if testimony.kind is TaskReceived else None
-            if attempt is None:
-                run = known.run_of(testimony)
-                if run is None and may_wait[place]:
-                    judgement.open.add(place)
-                    continue
-                if run is None:
-                    attempt = known.attempts.get(escape(testimony.stream), 0)
-                else:
-                    attempt, name = run.attempt, run.name
-                known.reach(escape(testimony.stream), run, attempt, testimony.state)
+            run = known.received.get(testimony.event_id) if testimony.attempt is not None else known.run_of(testimony)
+            if testimony.attempt is None and run is None and may_wait[place]:
+                judgement.open.add(place)
+                continue
             known.ids.add(testimony.event_id)
-            if (speaks_for_itself and testimony.kind is not TaskSent) or known.has_first_hand(testimony, attempt):
-                known.witness(testimony, attempt)
-                judgement.events.append(_witness(testimony, attempt))
-                judgement.witnessed += 1
-            else:
-                judgement.events.append(_fact(testimony, attempt, name))
-                judgement.facts += 1
+            _judge_task(testimony, run, known, judgement, is_authority=authorities.speaks_for_itself(testimony))
     return judgement
 
 
-def _authorities(connection: Connection, schema: str, testimonies: Sequence[Testimony]) -> Authorities:
-    """Return the workers that journal by themselves, by name and process, and until when that is known, as a timestamp."""
-    workers = [escape(hostname) for hostname in {testimony.hostname for testimony in testimonies}]
-    rows = connection.execute(sql.query("broadcast.sql", "journalling workers", schema), {"workers": workers})
-    return {(worker, pid): until for worker, pid, until in rows}
+def _judge_task(testimony: Testimony, run: Run | None, known: Known, judgement: Judgement, *, is_authority: bool) -> None:
+    """Add what is to be recorded of a testimony about a task, and that run of it."""
+    stream, attempt = escape(testimony.stream), testimony.attempt
+    if attempt is None:
+        if run is not None and testimony.kind is TaskFailed and testimony.state in run.ends:
+            return  # Celery says so twice where a hard time limit has passed: when it is noticed, and when the process is gone
+        attempt = known.attempts.get(stream, 0) if run is None else run.attempt
+        known.reach(stream, run, attempt, testimony.state)
+    if is_authority or (run is not None and run.first_hand) or known.has_first_hand(testimony, attempt):
+        known.witness(testimony, attempt)
+        judgement.events.append(_witness(testimony, attempt))
+        judgement.witnessed += 1
+    else:
+        judgement.events.append(_fact(testimony, attempt, None if run is None else run.name))
+        judgement.facts += 1
 
 
 def _known(connection: Connection, schema: str, testimonies: Sequence[Testimony], alone: bool) -> Known:

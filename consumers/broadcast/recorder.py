@@ -13,6 +13,7 @@ from celery_journal.consumers.drain import is_outage
 from celery_journal.journal import Connection, EventConflict, Journal, PayloadTooLarge
 from celery_journal.journal.events import Event, TaskStarted
 
+from .authorities import Authorities
 from .delivery import Delivery
 from .judge import judge
 from .translator import Malformed, Testimony, translate
@@ -61,6 +62,8 @@ class Recorder:
     tally: Tally = field(default_factory=Tally)
     #: Whether others consume from the queue as well.
     shared: bool = False
+    #: Who journals by itself.
+    authorities: Authorities = field(default_factory=Authorities)
     _waiting: list[_Claim] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
@@ -97,7 +100,7 @@ class Recorder:
         testimonies = [claim.testimony for claim in due]
         may_wait = [not all_of_it and claim.deadline > now for claim in due]
         with connection.transaction():  # in one of its own, an append may leave what is relaxed to the next crash
-            judgement = judge(connection, self.journal.schema, testimonies, may_wait, alone=not self.shared)
+            judgement = judge(connection, self.journal.schema, testimonies, may_wait, self.authorities, alone=not self.shared)
             refused = self._append(connection, judgement.events)
         recorded = [claim for place, claim in enumerate(due) if place not in judgement.open]
         kept = {id(claim) for claim in recorded}

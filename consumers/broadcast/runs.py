@@ -10,7 +10,7 @@ overtakes may be taken for the end of the attempt that it begins.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from celery import states
@@ -28,14 +28,22 @@ class Run:
     #: Its name; None where only a witness of it is at hand.
     name: str | None = None
     started: bool = False
-    ended: bool = False
     #: Whether the broadcast has told that it was received; one that is known first-hand is not received again by that.
     heard: bool = False
+    #: Whether its worker journals it by itself.
+    first_hand: bool = False
+    #: How the broadcast tells that it ended.
+    ends: set[str] = field(default_factory=set)
 
     def reach(self, state: str) -> None:
         """Take in that it has come to that state."""
         self.started = self.started or state == states.STARTED
-        self.ended = self.ended or state in ENDS
+        self.ends |= ENDS & {state}
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return bool(self.ends)
 
 
 def run_of(runs: Sequence[Run], state: str, occurred_at: datetime, over: Collection[int] | None = ()) -> Run | None:

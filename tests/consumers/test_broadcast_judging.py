@@ -13,12 +13,16 @@ import pytest
 
 from celery_journal import sql
 from celery_journal.consumers.broadcast import Recorder
+from celery_journal.consumers.broadcast.authorities import LOOK_INTERVAL
 from celery_journal.consumers.broadcast.delivery import Delivery
 from celery_journal.consumers.broadcast.recorder import COURTESY, PATIENCE
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import (
     Event,
+    TaskFailed,
+    TaskIgnored,
     TaskReceived,
+    TaskRejected,
     TaskRetried,
     TaskRevoked,
     TaskSent,
@@ -449,3 +453,138 @@ def test_what_is_told_is_found_by_its_stream_in_few_partitions(connection: Conne
     assert "Seq Scan" not in text.replace("event_default", "")
     assert text.count('"Relation Name": "event_2') <= 2
     assert "stream_position_idx" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "broadcast"),
+    [
+        pytest.param(TaskIgnored, "task-succeeded", id="the result is ignored"),
+        pytest.param(TaskFailed, "task-failed", id="failed"),
+        pytest.param(TaskFailed, "task-rejected", id="failed, and its message is rejected"),
+        pytest.param(TaskRejected, "task-rejected", id="rejected"),
+        pytest.param(TaskRetried, "task-retried", id="retried"),
+        pytest.param(TaskRetried, "task-cancelled", id="cancelled"),
+        pytest.param(TaskRevoked, "task-revoked", id="revoked"),
+    ],
+)
+def test_each_end_that_is_there_first_hand_is_witnessed(
+    model: type[Event], broadcast: str, dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """Though nothing is known of the worker; what is broadcast of a task does not say that its result is ignored, for one."""
+    first_hand(connection, Emitter().emit(model, "t", worker=WORKER, source="backend"))
+
+    record(recorder, connection, foreigner.received("t"), foreigner.says(broadcast, "t"))
+
+    assert kinds(dsn, "t")[1:] == ["task-received", "task-witnessed"]
+
+
+@pytest.mark.parametrize("model", [TaskReceived, TaskStarted], ids=["received", "started"])
+def test_who_has_journalled_a_run_is_the_authority_on_all_of_it(
+    model: type[Event], dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """The rest of what it records comes later, when the database is back; there is no second run beside its own."""
+    first_hand(connection, Emitter().emit(model, "t", worker=WORKER, run="r", source="signal"))
+
+    for event in foreigner.life("t"):
+        record(recorder, connection, event)
+
+    assert kinds(dsn, "t")[1:] == 3 * ["task-witnessed"]
+    assert ask(dsn, b"select run, status from celery_journal.task_attempt") == [("r", model.model_fields["state"].default)]
+
+
+def test_the_delivery_after_that_is_not(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """What ran again, without a word of the worker itself, is known by the broadcast alone."""
+    first_hand(connection, Emitter().emit(TaskReceived, "t", worker=WORKER, run="r", source="signal"))
+
+    record(recorder, connection, foreigner.received("t"))
+    record(recorder, connection, *foreigner.life("t"))
+
+    assert kinds(dsn, "t") == ["task-received", "task-witnessed", "task-received", "task-started", "task-succeeded"]
+
+
+def test_a_retry_that_overtakes_is_told_apart_by_what_is_there_first_hand(
+    dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """Where several captures share the queue, none can go by the order."""
+    recorder.shared = True
+    now, emitter = datetime.now(UTC), Emitter()
+    says_for_itself(connection)
+    facts: list[tuple[type[Event], int, int]] = [
+        (TaskReceived, 0, 0),
+        (TaskStarted, 0, 1),
+        (TaskReceived, 1, 2),
+        (TaskRetried, 0, 3),
+        (TaskSucceeded, 1, 9),
+    ]
+    for kind, attempt, later in facts:
+        told: dict[str, Any] = {"attempt": attempt, "worker": WORKER, "run": f"r{attempt}", "source": "signal"}
+        first_hand(connection, emitter.emit(kind, "t", occurred_at=now + timedelta(milliseconds=later), **told))
+    moments = [now.timestamp() + later / 1000 for later in (0, 1, 2, 3.5, 9.5)]
+
+    record(recorder, connection, foreigner.received("t", 0, at=moments[0]), foreigner.received("t", 1, at=moments[2]))
+    for kind, moment in [("task-retried", moments[3]), ("task-started", moments[1]), ("task-succeeded", moments[4])]:
+        record(recorder, connection, foreigner.says(kind, "t", moment))
+
+    witnesses = ask(dsn, b"select state, attempt from celery_journal.event where kind = 'task-witnessed' order by occurred_at")
+    assert witnesses == [("RECEIVED", 0), ("STARTED", 0), ("RECEIVED", 1), ("RETRY", 0), ("SUCCESS", 1)]
+
+
+@pytest.mark.parametrize("remembered", [True, False], ids=["remembered", "found in the log"])
+def test_a_worker_that_was_started_anew_is_the_authority_on_what_it_did_before(
+    remembered: bool, dsn: str, connection: Connection, foreigner: Foreigner
+) -> None:
+    """Its broadcast may be read when the view knows only the new process."""
+    recorder = Recorder(Journal())
+    says_for_itself(connection)
+    if remembered:
+        record(recorder, connection, foreigner.says("worker-online"))
+    says_for_itself(connection, pid=4712)
+
+    record(recorder, connection, *foreigner.life("t"))
+    record(recorder, connection, *Foreigner(pid=4710).life("of another process"))
+
+    assert set(kinds(dsn, "t")) == {"task-witnessed"}
+    assert "task-witnessed" not in kinds(dsn, "of another process")
+
+
+def test_the_log_is_not_searched_for_every_batch(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """Who is not known there is looked for again later."""
+    record(recorder, connection, *foreigner.life("a"))
+    says_for_itself(connection)
+    says_for_itself(connection, pid=4712)
+
+    record(recorder, connection, *foreigner.life("b"))
+    for worker in recorder.authorities._looked:
+        recorder.authorities._looked[worker] -= LOOK_INTERVAL
+    record(recorder, connection, *foreigner.life("c"))
+
+    assert "task-witnessed" not in [*kinds(dsn, "a"), *kinds(dsn, "b")]
+    assert set(kinds(dsn, "c")) == {"task-witnessed"}
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["away", "there"])
+def test_while_the_database_is_away_a_worker_is_silent_and_not_gone(
+    away: bool, dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner
+) -> None:
+    """Its heartbeats of that time are recorded nowhere, and what it broadcast is its own all the same."""
+    says_for_itself(connection)
+    now = time.time()
+    if away:
+        recorder.authorities.note_outage(now + 5, now + 600)
+
+    record(recorder, connection, *[{**event, "timestamp": now + 500} for event in foreigner.life("t")])
+
+    assert (set(kinds(dsn, "t")) == {"task-witnessed"}) == away
+
+
+def test_a_run_fails_once(dsn: str, connection: Connection, recorder: Recorder, foreigner: Foreigner) -> None:
+    """Celery broadcasts twice that a hard time limit has passed: when it is noticed, and when the process is gone."""
+    received, started, _ = foreigner.life("t")
+    failed = [foreigner.says("task-failed", "t", exception=text) for text in ("TimeLimitExceeded(1)", "WorkerLostError('gone')")]
+
+    record(recorder, connection, received, started, failed[0])
+    message = record(Recorder(Journal()), connection, failed[1])
+    record(recorder, connection, received, started, foreigner.received("t"), foreigner.says("task-failed", "t"))
+
+    assert kinds(dsn, "t") == ["task-received", "task-started", "task-failed", "task-received", "task-failed"]
+    assert message.done

@@ -1,0 +1,90 @@
+"""Who journals by itself: what such a process broadcasts only confirms what it records, now or a little later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from celery_journal import sql
+from celery_journal.journal import Connection
+from celery_journal.journal.codec import escape
+
+from .translator import Testimony
+
+#: Seconds between two looks into the log for the processes of a worker that are not its newest.
+LOOK_INTERVAL = 10.0
+
+#: More processes and outages than these are not remembered.
+MOST_PROCESSES, MOST_OUTAGES = 10_000, 20
+
+#: The name of a worker, and its main process.
+Process = tuple[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """The last sign of life that a process has recorded itself: when by its clock, and how far that is ahead."""
+
+    seen: float
+    clock_offset: float
+    #: Seconds until it may be another that has the same name and the same process id, as in containers.
+    patience: float
+
+
+@dataclass(slots=True)
+class Authorities:
+    """Remembers who journals by itself: of a worker that was started anew the view knows only the newest process."""
+
+    _signs: dict[Process, Sign] = field(default_factory=dict)
+    #: When the log was looked into, by the monotonic clock.
+    _looked: dict[str, float] = field(default_factory=dict)
+    #: While the database was away, nobody could record anything: from when until when.
+    _outages: list[tuple[float, float]] = field(default_factory=list)
+
+    def learn(self, connection: Connection, schema: str, testimonies: Iterable[Testimony]) -> None:
+        """Find out about those who testify."""
+        processes = {(escape(testimony.hostname), testimony.pid) for testimony in testimonies if testimony.worker is not None}
+        if not processes:
+            return
+        workers = sorted({worker for worker, _ in processes})
+        current: set[Process] = set()
+        for worker, pid, journals, *sign in connection.execute(sql.query("broadcast.sql", "workers", schema), {"workers": workers}):
+            current.add((worker, pid))
+            if journals:
+                self._remember((worker, pid), Sign(*sign))
+        self._look(connection, schema, sorted({worker for worker, _ in processes - current - self._signs.keys()}))
+
+    def _look(self, connection: Connection, schema: str, workers: Sequence[str]) -> None:
+        """Look into the log for what these workers were before."""
+        now = time.monotonic()
+        workers = [worker for worker in workers if now - self._looked.get(worker, float("-inf")) >= LOOK_INTERVAL]
+        if not workers:
+            return
+        if len(self._looked) > MOST_PROCESSES:
+            self._looked.clear()
+        self._looked.update(dict.fromkeys(workers, now))
+        for worker, pid, *sign in connection.execute(sql.query("broadcast.sql", "signs of life", schema), {"workers": workers}):
+            self._remember((worker, pid), Sign(*sign))
+
+    def _remember(self, process: Process, sign: Sign) -> None:
+        known = self._signs.pop(process, sign)
+        self._signs[process] = max(sign, known, key=lambda one: one.seen)
+        if len(self._signs) > MOST_PROCESSES:
+            del self._signs[next(iter(self._signs))]  # whoever has not been heard of for longest
+
+    def note_outage(self, began: float, ended: float) -> None:
+        """Take in that the database was away between these moments, as timestamps: who is silent then need not be gone."""
+        self._outages = [*self._outages[1 - MOST_OUTAGES :], (began, ended)]
+
+    def speaks_for_itself(self, testimony: Testimony) -> bool:
+        """Return whether whoever testifies journals itself what it testifies."""
+        sign = self._signs.get((escape(testimony.hostname), testimony.pid))
+        return sign is not None and testimony.worker is not None and testimony.occurred_at.timestamp() <= self._until(sign)
+
+    def _until(self, sign: Sign) -> float:
+        until = sign.seen + sign.patience
+        for began, ended in self._outages:
+            if began + sign.clock_offset <= until:
+                until = max(until, ended + sign.clock_offset + sign.patience)
+        return until
