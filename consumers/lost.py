@@ -38,7 +38,8 @@ class Lost:
     name: str | None
     #: The Celery state, which being lost does not change.
     state: str
-    #: `never received`, `worker gone`, `worker restarted`, `over time`, `body not sent`, `members lost`; `marked` of what was found before.
+    #: `never received`, `expired`, `worker gone`, `worker restarted`, `over time`, `body not sent`, `members lost`; `marked` of what was
+    #: found before.
     cause: str
     #: The same in words.
     reason: str
@@ -82,8 +83,7 @@ def find_lost(
         found = [_found(row) for row in _of_equal_priority(connection, rows("found"), schema)]
         known = {lost.task_id for lost in marked}
         chords = [_complete(row) for row in rows("complete chords")]
-        tasks = [lost.task_id for lost in (*marked, *found) if lost.task_id]
-        chords += [_waiting(row) for row in rows("waiting chords", lost=tasks)] if tasks else []
+        chords += [_waiting(row) for row in rows("waiting chords", lost=[lost.task_id for lost in (*marked, *found) if lost.task_id])]
     chords = [chord for chord in chords if chord.task_id is None or chord.task_id not in known]
     return [*([] if unmarked else marked), *found, *chords]
 
@@ -144,8 +144,7 @@ def _found(row: dict[str, Any]) -> Lost:
     kept = {
         name: row[name] for name in ("task_id", "name", "state", "cause", "attempt", "run", "queue", "group_id", "date_sent", "recorded_at")
     }
-    worker = row["worker"] if row["cause"] != "never received" else None
-    return Lost(**kept, worker=worker, reason=_reason(row))
+    return Lost(**kept, worker=row["worker"], reason=_reason(row))
 
 
 def _of_equal_priority(connection: Connection, rows: list[dict[str, Any]], schema: str) -> list[dict[str, Any]]:
@@ -171,6 +170,8 @@ def _priority(event: Event) -> int:
 def _reason(row: dict[str, Any]) -> str:
     doing = "received" if row["run_status"] == "RECEIVED" else "started"
     match row["cause"]:
+        case "expired" if row["worker"] is not None:
+            return f"received by {row['worker']}, expired at {moment(row['expires'])}, and nobody has said since what became of it"
         case "worker gone" if row["offline"]:
             return f"{doing} by {row['worker']}, which went offline at {moment(row['last_seen'])}"
         case "worker gone":
@@ -188,6 +189,11 @@ def _never_received(row: dict[str, Any]) -> str:
     what = "given back to its queue" if row["state"] == "REJECTED" else f"sent{again} at {moment(row['date_sent'])}"
     if row["expires"] is not None and row["expires"] < row["now"]:
         what += f", expired at {moment(row['expires'])}"
+    if row["cause"] == "expired":
+        return f"{what}, and never received"
+    if row["idle_worker"] is not None and row["is_derived"]:
+        has_broadcast = f"as far as {row['idle_worker']}, which consumes {row['queue']} and has nothing to do, has broadcast"
+        return f"{what} and never received, {has_broadcast}"
     if row["idle_worker"] is not None:
         return f"{what} and never received, though {row['idle_worker']}, which consumes {row['queue']}, has nothing to do"
     consumers = counted(row["consumers"], "live worker consumes", "live workers consume")
@@ -201,9 +207,13 @@ def _complete(row: dict[str, Any]) -> Lost:
 
 
 def _waiting(row: dict[str, Any]) -> Lost:
-    lost = list(dict.fromkeys(row["lost"]))
-    missing = f"{len(row['lost'])} of {row['size']} parts" if row["size"] is not None else counted(len(row["lost"]), "part")
-    return _body(row, "members lost", f"body of chord {row['group_id']}: it waits for {missing}, and these are lost: {listed(lost)}")
+    missing = f"{row['waits']} of {row['size']} parts" if row["size"] is not None else counted(row["waits"], "part")
+    why = [
+        f"these {what}: {listed(list(dict.fromkeys(row[ids])))}"
+        for ids, what in (("lost", "are lost"), ("unsent", "were never sent"))
+        if row[ids]
+    ]
+    return _body(row, "members lost", f"body of chord {row['group_id']}: it waits for {missing}, and {'; and '.join(why)}")
 
 
 def _body(row: dict[str, Any], cause: str, reason: str) -> Lost:

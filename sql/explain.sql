@@ -22,9 +22,19 @@ select w.worker, w.alive, w.offline, w.first_seen, w.online_since, w.last_seen, 
  where w.worker = any(%(workers)s)
 
 -- name: consumers
+-- A worker that only broadcasts does not say what it consumes: what it has received lately tells.
+with taken as (
+    (select t.worker, t.queue, t.recorded_at from celery_journal.task_result t
+      where t.date_done is not null order by t.date_done desc nulls first limit 1000)
+     union all
+    select t.worker, t.queue, t.recorded_at from celery_journal.task_result t where t.date_done is null and t.worker is not null)
 select count(*) as consumers, coalesce(sum(w.active), 0)::integer as active, array_agg(w.worker order by w.worker) as workers
   from celery_journal.worker w
- where w.alive and %(queue)s = any(w.queues)
+ where w.alive
+   and (%(queue)s = any(w.queues)
+        or (w.queues is null
+            and exists (select from taken k
+                         where k.worker = w.worker and k.queue = %(queue)s and (w.online_since is null or k.recorded_at > w.online_since))))
 
 -- name: ahead
 -- How many tasks that were sent earlier still wait in the queue; more than a thousand are not counted.
@@ -38,6 +48,10 @@ select c.group_id, c.size, c.done, c.failed, c.count, c.state, c.body_task_id, c
   from celery_journal.chord_counter c
  where c.group_id = %(id)s
 
+-- name: sized
+-- Whether the size of the chord was told, which Celery does before it sends the last of the header.
+select exists (select from celery_journal.event e where e.stream = %(id)s and e.size is not null) as is_sized
+
 -- name: chord of body
 select celery_journal.chord_of_body(%(id)s)
 
@@ -45,7 +59,9 @@ select celery_journal.chord_of_body(%(id)s)
 select p.task_id from celery_journal.chord_part p where p.group_id = %(id)s
 
 -- name: states
-select t.task_id, t.status as state, t.worker, t.lost_reason is not null as lost from celery_journal.task_result t where t.task_id = any(%(ids)s)
+select t.task_id, t.status as state, t.worker, t.lost_reason is not null as lost, t.date_sent
+  from celery_journal.task_result t
+ where t.task_id = any(%(ids)s)
 
 -- name: group
 select g.group_id, g.members, g.date_saved, g.date_done from celery_journal.group_result g where g.group_id = %(id)s

@@ -17,7 +17,7 @@ select set_config('jit', 'off', true)
 -- name: found
 -- What has not ended, has not been marked, and of which nothing was heard for long enough. In the order of their ids.
 --
--- `cause` is one of: never received (by a queue that has a live consumer), worker gone, worker restarted, over time.
+-- `cause` is one of: never received (by a queue that has a live consumer), expired, worker gone, worker restarted, over time.
 -- All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
 with life as materialized (
     select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid, w.pool,
@@ -53,19 +53,31 @@ overtaker as materialized (
            (select max(a.sent_recorded_at) from celery_journal.task_attempt a where a.task_id = k.task_id) as recorded_at
       from (select distinct on (queue) queue, task_id, date_sent
               from taken where queue is not null and date_sent is not null order by queue, date_sent desc) k),
+-- Which queues it consumes, a worker that only broadcasts does not say: those from which it has received something since it came.
+consumed as materialized (
+    select w.worker, q.queue, false as is_derived
+      from life w cross join lateral unnest(w.queues) as q (queue)
+     where w.alive
+     union all
+    select w.worker, k.queue, true
+      from life w
+           join taken k on k.worker = w.worker and (w.online_since is null or k.recorded_at > w.online_since)
+     where w.alive and w.queues is null and k.queue is not null
+     group by w.worker, k.queue),
 -- A worker is idle when it runs nothing, has come long enough ago, and has not received anything a moment ago either: a heartbeat
 -- may fall into the pause between two short tasks.
 consumer as materialized (
-    select q.queue, count(*) as consumers, min(w.worker) filter (where i.idle) as idle_worker
-      from life w
-           cross join lateral unnest(w.queues) as q (queue)
+    select q.queue, count(*) as consumers,
+           coalesce(min(w.worker) filter (where i.idle and not q.is_derived), min(w.worker) filter (where i.idle)) as idle_worker,
+           bool_and(q.is_derived) as is_derived
+      from consumed q
+           join life w on w.worker = q.worker
            cross join lateral (
                select w.active = 0
                       and (w.online_since is null or w.online_since < clock_timestamp() - w.patience)
                       and not exists (select from taken k
                                        where k.worker = w.worker
                                          and k.recorded_at > clock_timestamp() - least(w.patience, interval '30 seconds')) as idle) i
-     where w.alive
      group by q.queue),
 -- A broadcast of `worker-online` may be of the old process, which has only connected to its broker again. The new one began with
 -- its first sign of life after the last one of another process.
@@ -86,33 +98,45 @@ death as materialized (
                              join celery_journal.event e on e.stream = p.worker and e.pid = p.pid and e.recorded_at > p.recorded_at
                        where p.worker = w.worker) end as died_at
       from life w),
--- Of all that waits in a queue, only what a consumer should have taken is looked at closely; and the oldest of what a worker that has
--- died since may have received without saying so, which others have witnessed.
-suspect as materialized (
-    select o.*, c.consumers, c.idle_worker, v.task_id as overtaken_by
+waiting as materialized (
+    select o.*, c.consumers, c.idle_worker, c.is_derived, v.task_id as overtaken_by,
+           o.date_sent is not null and (c.idle_worker is not null or (c.consumers > 0 and v.task_id is not null)) as is_due
       from open o
            left join consumer c on c.queue = o.queue
            left join overtaker v on v.queue = o.queue and v.date_sent > o.date_sent and v.recorded_at > o.recorded_at
-     where o.status = 'PENDING' and o.worker is null and o.date_sent is not null
-       and (c.idle_worker is not null or (c.consumers > 0 and v.task_id is not null))
-     union all
-    (select o.*, null, null, null
-       from open o
-      where o.status = 'PENDING' and o.worker is null
-        and exists (select from death d where o.queue = any(d.queues) and d.died_at > o.recorded_at)
-      order by o.date_sent
+     where o.status = 'PENDING' and o.worker is null),
+-- Of all that waits in a queue, only what a consumer should have taken is looked at closely; the oldest of what a worker that has
+-- died since may have received without saying so, which others have witnessed; and what has expired. Each task once.
+suspect as materialized (
+    select w.* from waiting w where w.is_due is true
+     union
+    (select w.*
+       from waiting w
+      where exists (select from death d where w.queue = any(d.queues) and d.died_at > w.recorded_at)
+      order by w.date_sent
       limit 1000)
+     union
+    select w.*
+      from (select x.* from waiting x order by x.date_created limit 100000) w
+           cross join lateral (
+               select from celery_journal.task_attempt a
+                where a.task_id = w.task_id and a.expires < clock_timestamp() - %(grace)s * interval '1 second' limit 1) e
      union all
-    select o.*, c.consumers, c.idle_worker, null
+    select o.*, c.consumers, c.idle_worker, c.is_derived, null, null
       from open o
            left join consumer c on c.queue = o.queue
      where o.worker is not null or o.status <> 'PENDING'),
 -- The newest attempt of each, and the deliveries of its message.
 attempt as (
-    select s.*, n.attempt, n.eta, n.expires, n.sent_recorded_at
+    select s.*, n.attempt, n.eta, n.expires, n.sent_recorded_at,
+           -- A broker counts from the sending, whatever the clock of the sender says; and who waits for an eta says only then that
+           -- the task has expired.
+           coalesce(greatest(n.expires, n.expires + (n.sent_recorded_at - n.sent_at), n.eta)
+                    < clock_timestamp() - %(grace)s * interval '1 second' and n.expires is not null, false) as has_expired
       from suspect s
            left join lateral (
-               select a.attempt, max(a.eta) as eta, max(a.expires) as expires, max(a.sent_recorded_at) as sent_recorded_at
+               select a.attempt, max(a.eta) as eta, max(a.expires) as expires, max(a.sent_recorded_at) as sent_recorded_at,
+                      max(a.date_sent) as sent_at
                  from celery_journal.task_attempt a
                 where a.task_id = s.task_id
                 group by a.attempt
@@ -142,12 +166,14 @@ run as (
 judged as (
     select r.*, d.alive, d.offline, d.last_seen, d.online_since,
            case when r.run_worker is null or r.ended then null
-                when d.worker is null then 'unknown'
                 -- What a worker that went offline had only received is in its queue again.
-                when not d.alive and d.offline and r.run_status = 'RECEIVED' and r.consumers is null then 'queued'
+                when not d.alive and d.offline and r.run_status = 'RECEIVED' and r.consumers is null and not r.has_expired then 'queued'
                 when not d.alive and greatest(d.died_at, r.recorded_at) < clock_timestamp() - d.patience then 'worker gone'
                 when d.alive and d.died_at > greatest(r.run_recorded_at, r.recorded_at)
                      and d.died_at < clock_timestamp() - d.patience then 'worker restarted'
+                -- The message may have been in its queue again, because the connection broke, and the broker says nothing of its end.
+                when r.has_expired and r.date_started is null and r.run_status in ('PENDING', 'RECEIVED') then 'expired'
+                when d.worker is null then 'unknown'
                 -- These pools let a task run for as long as it likes.
                 when d.alive and r.date_started is not null and r.time_limit is not null and coalesce(d.pool, '') not in ('solo', 'thread')
                      and greatest(r.run_recorded_at, r.date_started) < clock_timestamp() - (r.time_limit + %(grace)s) * interval '1 second'
@@ -158,22 +184,22 @@ judged as (
 -- One that is under way in any of its deliveries is not lost.
 answer as (
     select distinct on (j.task_id) j.*,
-           bool_or(j.verdict is not null and j.verdict not in ('worker gone', 'worker restarted', 'over time')) over task as may_go_on,
+           bool_or(j.verdict is not null and j.verdict not in ('worker gone', 'worker restarted', 'expired', 'over time')) over task as may_go_on,
            bool_and(j.verdict is null) over task as waits
       from judged j
     window task as (partition by j.task_id)
      order by j.task_id, j.verdict is null, j.run_recorded_at desc nulls last)
 select a.task_id, a.task_name as name, a.status as state, coalesce(a.attempt, a.retries, 0) as attempt, a.queue, a.group_id, a.date_sent, a.recorded_at,
-       case when a.waits then 'never received' else a.verdict end as cause,
-       a.run, a.run_worker as worker, a.run_status, a.offline, a.last_seen, a.online_since, a.date_started, a.time_limit,
-       a.eta, a.expires, a.consumers, a.idle_worker, a.overtaken_by,
+       case when not a.waits then a.verdict when a.has_expired then 'expired' else 'never received' end as cause,
+       a.run, case when not a.waits then a.run_worker end as worker, a.run_status, a.offline, a.last_seen, a.online_since, a.date_started, a.time_limit,
+       a.eta, a.expires, a.consumers, a.idle_worker, a.is_derived, a.overtaken_by,
        clock_timestamp() as now
   from answer a
  where not a.may_go_on
    and case when a.waits
             then a.sent_recorded_at is not null
                  and (a.status <> 'RETRY' or a.attempt > a.retries)
-                 and (a.idle_worker is not null or a.overtaken_by is not null)
+                 and (a.has_expired or a.idle_worker is not null or a.overtaken_by is not null)
                  and greatest(a.recorded_at, a.eta) < clock_timestamp() - %(grace)s * interval '1 second'
             else true end
  order by a.task_id
@@ -220,35 +246,69 @@ select s.group_id, s.body_task_id, s.size, s.done, s.claimed_by, s.heard_at, clo
  where t.date_done is null and (t.lost_reason is null or not %(unmarked)s)
 
 -- name: waiting chords
--- Chords of which every member that has not returned is lost itself, or comes after one that is in its chain.
+-- Chords of which every member that has not returned is lost itself, comes after one that is in its chain, or was never sent.
+--
+-- Of a member that nobody has heard of is known that it was not sent where the size of the chord was never told, which Celery does
+-- before it sends the last of the header; or where it is known of another when it was sent.
 with recursive chord as materialized (
     select s.* from celery_journal.silent_chords('0', false, %(limit)s) s),
 -- A node is [[id, parent node], null] for a task, [[id, parent node], [nodes]] for a group.
 node as (
-    select c.group_id, c.after_forgotten, n.node, n.node #> '{0,1}' as parent
+    select c.group_id, n.node, n.node #> '{0,1}' as parent
       from chord c, jsonb_array_elements(case jsonb_typeof(c.header) when 'array' then c.header else '[]' end) as n (node)
      union all
-    select g.group_id, g.after_forgotten, n.node, coalesce(nullif(n.node #> '{0,1}', 'null'), g.parent)
+    select g.group_id, n.node, coalesce(nullif(n.node #> '{0,1}', 'null'), g.parent)
       from node g, jsonb_array_elements(g.node -> 1) as n (node)
      where jsonb_typeof(g.node -> 1) = 'array'),
 member as materialized (
-    select n.group_id, n.node #>> '{0,0}' as task_id, n.parent
+    select n.group_id, n.node #>> '{0,0}' as task_id, n.parent,
+           exists (select from celery_journal.chord_part p where p.group_id = n.group_id and p.task_id = n.node #>> '{0,0}') as has_returned
       from node n
-     where jsonb_typeof(n.node -> 1) is distinct from 'array'
-       and not exists (select from celery_journal.chord_part p where p.group_id = n.group_id and p.task_id = n.node #>> '{0,0}')),
+     where jsonb_typeof(n.node -> 1) is distinct from 'array'),
+-- What comes before a member is a task, or the group that is the header of a chord whose body the next one is.
 line as (
-    select m.group_id, m.task_id, m.task_id as ancestor, m.parent from member m
+    select m.group_id, m.task_id, m.has_returned, 0 as distance, m.task_id as ancestor, m.parent, null::jsonb as nodes from member m
      union all
-    select l.group_id, l.task_id, l.parent #>> '{0,0}', l.parent #> '{0,1}' from line l where jsonb_typeof(l.parent) = 'array'),
-missing as (
-    select l.group_id, l.task_id, min(l.ancestor) filter (where l.ancestor = any(%(lost)s)) as lost
+    select l.group_id, l.task_id, l.has_returned, l.distance + 1, l.parent #>> '{0,0}', l.parent #> '{0,1}', nullif(l.parent -> 1, 'null')
       from line l
-     group by l.group_id, l.task_id)
-select c.group_id, c.body_task_id, c.size, c.done, c.heard_at, array_agg(m.lost order by m.lost) as lost, clock_timestamp() as now
-  from chord c
-       join missing m on m.group_id = c.group_id
+     where jsonb_typeof(l.parent) = 'array'),
+missing as materialized (
+    select l.group_id, l.task_id, min(l.ancestor) filter (where l.ancestor = any(%(lost)s)) as lost,
+           (array_agg(l.ancestor order by l.distance desc))[1] as first, jsonb_agg(l.nodes) as nodes, array_agg(l.ancestor) as line
+      from line l
+     where not l.has_returned
+     group by l.group_id, l.task_id),
+-- Looked up one by one: the planner, who cannot know how few there are, would rather read all tasks.
+judged as (
+    select m.group_id, m.lost, case when m.lost is null then m.first end as unsent,
+           m.lost is null
+           and exists (
+               select from unnest(m.line || array(select n #>> '{}' from jsonb_path_query(m.nodes, '$[*][*][0][0]') as n)) as a (id)
+                           cross join lateral (select from celery_journal.task_result t where t.task_id = a.id limit 1) t
+                union all
+               select from unnest(m.line) as a (id)
+                           cross join lateral (select from celery_journal.chord_counter c where c.group_id = a.id limit 1) c
+                where m.nodes <> '[null]') as may_go_on
+      from missing m),
+hopeless as materialized (
+    select c.group_id, c.body_task_id, c.size, c.done, count(*)::integer as waits,
+           array_remove(array_agg(j.lost order by j.lost), null) as lost,
+           array_remove(array_agg(distinct j.unsent), null) as unsent
+      from chord c
+           join judged j on j.group_id = c.group_id
+     group by c.group_id, c.body_task_id, c.size, c.done
+    having not bool_or(j.may_go_on) and (c.size is null or count(*) >= c.size - c.done))
+select c.group_id, c.body_task_id, c.size, c.done, h.heard_at, c.waits, c.lost, c.unsent, clock_timestamp() as now
+  from hopeless c
+       cross join lateral (select max(e.recorded_at) as heard_at from celery_journal.event e where e.stream = c.group_id) h
        left join celery_journal.task_result t on t.task_id = c.body_task_id
  where t.date_done is null and (t.lost_reason is null or not %(unmarked)s)
- group by c.group_id, c.body_task_id, c.size, c.done, c.heard_at
-having bool_and(m.lost is not null) and count(*) >= c.size - c.done
+   and (c.unsent = '{}'
+        or (h.heard_at < clock_timestamp() - %(grace)s * interval '1 second'
+            and (c.size is null
+                 or exists (select from line l
+                                        cross join lateral (
+                                            select from celery_journal.task_result o
+                                             where o.task_id = l.ancestor and o.date_sent is not null limit 1) o
+                             where l.group_id = c.group_id and jsonb_typeof(l.parent) is distinct from 'array' and l.nodes is null))))
  order by c.group_id

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_journal import sql
-from celery_journal.consumers.words import duration, moment, shown
+from celery_journal.consumers.words import duration, listed, moment, shown
 from celery_journal.journal import Connection
 from celery_journal.journal.events import GroupDeleted, GroupExpired, TaskErased, TaskEvent, TaskExpired, TaskForgotten
 
@@ -48,7 +48,7 @@ def explain(connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHE
         return _task(known)
     if known.body_of is not None:
         lost = f"It is lost: {known.task['lost_reason']}." if known.task and known.task["lost_reason"] else None
-        waits = f"It is the body of a chord, and is sent when all parts have returned: {_waits(known.body_of)}."
+        waits = f"It is the body of a chord, and is sent when all parts have returned: {_waits(known.body_of)}.{_unsent(known.body_of)}"
         return _explanation(known, "body", "PENDING", [waits, lost], {"chord": known.body_of.row, "missing": known.body_of.missing})
     if known.chord is not None:
         return _chord(known, known.chord)
@@ -97,7 +97,7 @@ def _chord(known: Known, chord: Chord) -> Explanation:
         case "failed":
             told = f"It is a chord, which has failed: {row['failed']} of its parts did not succeed, or its body {body} could not be sent."
         case _:
-            told = f"It is a chord: {_waits(chord)}. Its body is {body or 'not known by an id'}."
+            told = f"It is a chord: {_waits(chord)}. Its body is {body or 'not known by an id'}.{_unsent(chord)}"
     return _explanation(known, "chord", row["state"], [told], {"chord": row, "missing": chord.missing})
 
 
@@ -109,6 +109,12 @@ def _waits(chord: Chord) -> str:
     waits = len(missing) if missing or row["count"] is None else row["count"]
     names = f": {_named(missing)}" if missing else ""
     return f"waiting in chord {row['group_id']} for {waits} of {size}{names}"
+
+
+def _unsent(chord: Chord) -> str:
+    return (
+        f" Its header has not been sent to its end, as far as is known: nobody has heard of {listed(chord.unsent)}." if chord.unsent else ""
+    )
 
 
 def _group(known: Known, members: list[str]) -> Explanation:

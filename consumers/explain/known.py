@@ -26,6 +26,8 @@ class Chord:
     row: Row
     #: The members that have not returned, with their states; those of which nothing is known have none.
     missing: list[Row]
+    #: The members that were not sent, as far as is known: of which nobody has heard, though the header was to be sent at once.
+    unsent: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +113,35 @@ class Reader:
         if row is None or row["date_created"] is None:
             return None
         returned = {part["task_id"] for part in self.rows("returned", id=group_id)}
-        missing = [task_id for task_id in dict.fromkeys(_members(row.pop("sub_tasks"))) if task_id not in returned]
-        return Chord(row, self._states(missing))
+        members = dict(_members(row.pop("sub_tasks")))
+        missing = self._states([task_id for task_id in members if task_id not in returned])
+        unsent = [member["task_id"] for member in missing if member["state"] is None]
+        return Chord(row, missing, self._unsent(group_id, members, unsent) if unsent and row["state"] == "open" else [])
+
+    def _unsent(self, group_id: str, members: dict[str, bool], unheard: list[str]) -> list[str]:
+        """Return those of the members that should have been sent, and were not. One with others before it may have to wait for them."""
+        sized = self.one("sized", id=group_id)
+        if sized is not None and not sized["is_sized"]:
+            return unheard
+        first = [task_id for task_id, is_first in members.items() if is_first]
+        is_tracked = any(member["date_sent"] for member in self._states(first))
+        return [task_id for task_id in unheard if members[task_id]] if is_tracked else []
 
     def _states(self, task_ids: list[str]) -> list[Row]:
         found = {row["task_id"]: row for row in self.rows("states", ids=task_ids)}
-        return [found.get(task_id, {"task_id": task_id, "state": None, "worker": None, "lost": False}) for task_id in task_ids]
+        return [
+            found.get(task_id, {"task_id": task_id, "state": None, "worker": None, "lost": False, "date_sent": None})
+            for task_id in task_ids
+        ]
 
 
-def _members(header: Any) -> Iterator[str]:
-    """Yield the ids of a header's tasks: a node is [[id, parent], null] for a task, [[id, parent], [nodes]] for a group."""
+def _members(header: Any, *, is_first: bool = True) -> Iterator[tuple[str, bool]]:
+    """Yield the ids of a header's tasks, and whether nothing comes before them.
+
+    A node is [[id, parent], null] for a task, [[id, parent], [nodes]] for a group.
+    """
     for node in header if isinstance(header, list) else []:
         if isinstance(node, list) and len(node) == 2 and isinstance(node[1], list):
-            yield from _members(node[1])
+            yield from _members(node[1], is_first=is_first and isinstance(node[0], list) and not any(node[0][1:]))
         elif isinstance(node, list) and node and isinstance(node[0], list) and node[0] and isinstance(node[0][0], str):
-            yield node[0][0]
+            yield node[0][0], is_first and not any(node[0][1:])

@@ -85,6 +85,9 @@ def _not_ended(known: Known) -> Iterator[str]:
         yield _retrying(known, retried[0], newest, has_run=bool(under_way))
     for run in under_way:
         yield _with_worker(known, run, len(under_way) > 1)
+        waits_for_eta = run["eta"] is not None and run["eta"] > known.now
+        if run["date_started"] is None and run["expires"] is not None and run["expires"] < known.now and not waits_for_eta:
+            yield f"It expired {duration(known.now - run['expires'])} ago, and nobody has said since what became of it."
     if under_way:
         return
     if task["state"] not in {states.PENDING, states.RETRY, states.REJECTED}:  # all that is known are reports

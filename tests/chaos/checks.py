@@ -140,7 +140,10 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
             continue
         began = [execution for execution in truth.executions.get(task_id, []) if execution.attempt >= row.retries]
         what = f"{_name(truth, task_id)} {task_id}: called lost, because {reason}"
-        if match := HAD.search(reason):
+        if "expired at" in reason:
+            if began or truth.orders.get(task_id) != "expire":
+                yield f"{what}; but that is not so; {_story(truth, task_id)}"
+        elif match := HAD.search(reason):
             deaths = [at for at in truth.deaths.get(match["worker"], []) if at >= _first_heard(truth, task_id)]
             if not deaths:
                 yield f"{what}; but nothing of {match['worker']} was killed; {_story(truth, task_id)}"

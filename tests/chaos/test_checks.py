@@ -98,6 +98,18 @@ def happened(tmp_path: Path, dsn: str) -> Happened:
     return Happened(tmp_path, dsn).write("sent").received()
 
 
+def test_what_is_called_expired_without_having_been_is_found(append: Append, happened: Happened) -> None:
+    """It has to be one that may expire, and nobody may have begun it."""
+    append(TaskSent, TaskReceived)
+    reason = {"t": f"received by {WORKER}, expired at 10:00, and nobody has said since what became of it"}
+    assert "that is not so" in happened.violation(reason)
+
+    happened.write("ordered", ids=["t"], kind="expire")
+    assert happened.violations(reason) == []
+
+    assert any("called lost, because received by" in violation for violation in happened.write("begin").violations(reason))
+
+
 def test_a_journal_that_says_what_happened_is_right(append: Append, happened: Happened) -> None:
     append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
 

@@ -52,19 +52,27 @@ class Log:
         """A worker starts the task."""
         self.tell(TaskStarted, task_id, **{"worker": worker, "run": run, "queue": queue, "name": "app.send", **fields})
 
-    def online(self, worker: str = "w1", queues: tuple[str, ...] = ("mail",), freq: float = 10, active: int = 0, **fields: Any) -> None:
+    def online(
+        self, worker: str = "w1", queues: tuple[str, ...] | None = ("mail",), freq: float = 10, active: int = 0, **fields: Any
+    ) -> None:
         """A worker comes."""
         self._of_worker(WorkerOnline, worker, queues, freq, active, fields)
 
-    def beat(self, worker: str = "w1", queues: tuple[str, ...] = ("mail",), freq: float = 10, active: int = 0, **fields: Any) -> None:
+    def beat(
+        self, worker: str = "w1", queues: tuple[str, ...] | None = ("mail",), freq: float = 10, active: int = 0, **fields: Any
+    ) -> None:
         """A worker says that it is there."""
         self._of_worker(WorkerHeartbeat, worker, queues, freq, active, fields)
 
-    def offline(self, worker: str = "w1", queues: tuple[str, ...] = ("mail",), freq: float = 10, active: int = 0, **fields: Any) -> None:
+    def offline(
+        self, worker: str = "w1", queues: tuple[str, ...] | None = ("mail",), freq: float = 10, active: int = 0, **fields: Any
+    ) -> None:
         """A worker goes."""
         self._of_worker(WorkerOffline, worker, queues, freq, active, fields)
 
-    def _of_worker(self, kind: type[Event], worker: str, queues: tuple[str, ...], freq: float, active: int, fields: dict[str, Any]) -> None:
+    def _of_worker(
+        self, kind: type[Event], worker: str, queues: tuple[str, ...] | None, freq: float, active: int, fields: dict[str, Any]
+    ) -> None:
         software = {name: fields.pop(name, default) for name, default in (("pool", "prefork"), ("software", "celery"))}
-        meta = json.dumps({"queues": list(queues), "freq": freq, "active": active, **software}).encode()
+        meta = json.dumps({"queues": None if queues is None else list(queues), "freq": freq, "active": active, **software}).encode()
         self.tell(kind, worker, **{"pid": 1, "source": "signal", "meta": meta, **fields})

@@ -117,6 +117,28 @@ def test_a_task_that_has_expired_in_its_queue(log: Log) -> None:
     assert told(log).endswith("\nIt expired <t> ago, and no worker will run it any more.")
 
 
+def test_a_task_that_has_expired_with_a_worker(log: Log) -> None:
+    """Unless the worker waits for its eta, and will see then."""
+    log.online()
+    log.received("t", expires=ago(60))
+    log.received("u", expires=ago(60), eta=ago(-60))
+    log.started("v", expires=ago(60))
+
+    assert told(log).endswith("\nIt expired <t> ago, and nobody has said since what became of it.")
+    assert "expired" not in told(log, "u") + told(log, "v")
+
+
+def test_a_worker_that_only_broadcasts_consumes_what_it_has_received(log: Log) -> None:
+    """It says nothing of its queues."""
+    log.online(queues=None, active=1, source="broadcast")
+    log.started("earlier")
+    log.sent()
+    log.sent("u", queue="other")
+
+    assert told(log) == "It is queued <t> on `mail`, 1 live worker consumes it, busy with 1 task."
+    assert told(log, "u") == "It is queued <t> on `other`, no live worker consumes it."
+
+
 def test_a_received_task_waits_for_a_process(log: Log) -> None:
     """Its worker is busy with others."""
     log.online(active=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 import pytest
 
@@ -180,7 +182,102 @@ def test_a_task_that_expired_in_its_queue_is_lost(log: Log) -> None:
     log.sent(expires=ago(0))
     pause()
 
-    assert ", expired at " in reason(log)
+    assert reason(log).startswith("expired: sent at ")
+
+
+def test_who_has_expired_is_lost_whoever_consumes_its_queue(log: Log) -> None:
+    """F02: it can never run any more."""
+    log.sent("t", expires=ago(0))
+    log.sent("later", expires=ago(-600))
+    log.sent("without")
+    assert lost(log, grace=5) == {}
+    pause()
+
+    assert set(lost(log)) == {"t"}
+    assert re.fullmatch(r"expired: sent at .* UTC, expired at .* UTC, and never received", reason(log))
+
+
+def test_who_expires_by_a_clock_that_is_behind_has_not_expired(log: Log) -> None:
+    """F02: the broker counts from the sending, whatever the time of the sender was."""
+    log.sent(occurred_at=ago(600), expires=ago(300))
+    pause()
+
+    assert lost(log) == {}
+
+
+@pytest.mark.parametrize("eta", [None, 0.0])
+def test_who_expires_with_a_worker_that_does_not_say_so_is_lost(log: Log, eta: float | None) -> None:
+    """F02: the broker was restarted, the message was in its queue again, and there it expired; the worker lives."""
+    log.online()
+    at = None if eta is None else ago(eta)
+    log.sent(eta=at, expires=ago(0))
+    log.received(eta=at, expires=ago(0))
+    assert lost(log, grace=5) == {}
+    pause()
+
+    assert re.fullmatch(r"expired: received by w1, expired at .* UTC, and nobody has said since what became of it", reason(log))
+    assert (lost(log)["t"].worker, lost(log)["t"].run) == ("w1", "r1")
+
+
+@pytest.mark.parametrize("why", ["started", "waits for its eta", "seen to start", "expires later", "started elsewhere"])
+def test_what_has_expired_with_a_worker_may_go_on(log: Log, why: str) -> None:
+    """Once it is started it runs on; and a worker that waits for the eta says then that it is revoked."""
+    log.online()
+    log.online("w2")
+    expires = ago(-600 if why == "expires later" else 0)
+    eta = ago(-600) if why == "waits for its eta" else None
+    log.sent(expires=expires, eta=eta)
+    match why:
+        case "started":
+            log.started(expires=expires)
+        case "seen to start":
+            log.tell(TaskWitnessed, "t", state="STARTED", worker="w1")
+        case "started elsewhere":
+            log.received(expires=expires)
+            log.started(worker="w2", run="r2", expires=expires)
+        case _:
+            log.received(expires=expires, eta=eta)
+    pause()
+
+    assert lost(log) == {}
+
+
+@pytest.mark.parametrize("first", ["w1", "w2"])
+def test_what_a_worker_that_was_started_anew_may_have_received_is_lost_if_nobody_has_it(log: Log, first: str) -> None:
+    """F02: that a worker of the queue died since does not hide that another has nothing to do."""
+    log.online("w1")
+    log.online("w2")
+    tasks = {f"t{number}" for number in range(20)}
+    for task_id in sorted(tasks):
+        log.sent(task_id)
+    log.sent("later")
+    log.started("later", worker=first)
+    pause()
+    log.online(first, pid=2)
+    pause()
+
+    assert {task_id for task_id, one in lost(log).items() if one.cause == "never received"} == tasks
+
+
+def test_who_only_broadcasts_consumes_what_it_has_received(log: Log) -> None:
+    """F02: a broadcast does not tell of queues."""
+    log.online("capture-1@host", queues=(), software="celery-journal capture")
+    log.online(queues=None, source="broadcast")
+    log.sent("earlier")
+    log.sent("t")
+    log.sent("u", queue="other")
+    pause()
+    assert lost(log) == {}
+
+    log.started("earlier")
+    log.tell(TaskSucceeded, "earlier", worker="w1", run="r1", queue="mail")
+    pause(0.6)
+
+    assert set(lost(log, grace=0.5)) == {"t"}
+    assert re.fullmatch(
+        r"sent at .* UTC and never received, as far as w1, which consumes mail and has nothing to do, has broadcast",
+        lost(log, grace=0.5)["t"].reason,
+    )
 
 
 @pytest.mark.parametrize("state", ["RECEIVED", "STARTED"])
@@ -383,6 +480,104 @@ def test_a_chord_that_waits_only_for_what_is_lost_is_lost(log: Log, where: str) 
     named = "first" if parent else "m1"
     assert set(lost(log)) == {named, "body"}
     assert reason(log, "body") == f"members lost: body of chord g: it waits for 1 of 2 parts, and these are lost: {named}"
+
+
+def header(*members: str, **fields: Any) -> dict[str, Any]:
+    """The header of a chord; `first>second` is the second task of a chain."""
+
+    def node(chain: list[str]) -> tuple[list[Any], None]:
+        return [chain[-1], node(chain[:-1]) if chain[1:] else None], None
+
+    return {"result": json.dumps([node(member.split(">")) for member in members]).encode(), "task_id": "body", **fields}
+
+
+def test_a_chord_whose_header_was_sent_in_part_is_lost(log: Log) -> None:
+    """F02: the broker went away while the header was being sent, and before the size was known."""
+    log.tell(ChordStarted, "g", **header("m0", "m1>m2", "m3"))
+    log.tell(ChordPartReturned, "g", task_id="m0", group_index=0, state="SUCCESS")
+    assert lost(log, grace=5) == {}
+    pause()
+
+    assert reason(log, "body") == "members lost: body of chord g: it waits for 2 parts, and these were never sent: m1, m3"
+    assert "Its header has not been sent to its end, as far as is known: nobody has heard of m2, m3." in str(
+        explain(log.connection, "body")
+    )
+
+
+def test_a_chord_of_which_nothing_was_sent_is_lost(log: Log) -> None:
+    """F02: no task at all is lost, but the broker was not there."""
+    log.tell(ChordStarted, "g", **header("m0", "m1"))
+    pause()
+
+    assert reason(log, "body") == "members lost: body of chord g: it waits for 2 parts, and these were never sent: m0, m1"
+
+
+def test_a_chord_whose_last_part_was_not_sent_is_lost(log: Log) -> None:
+    """F02: its size was known by then, and of the others is known when they were sent; one of them is lost."""
+    log.tell(ChordStarted, "g", **header("m0", "m1", "m2", size=3))
+    log.sent("m0")
+    log.started("m0")
+    log.tell(TaskSucceeded, "m0", worker="w1", run="r1")
+    log.tell(ChordPartReturned, "g", task_id="m0", group_index=0, state="SUCCESS")
+    begin(log, "started", "m1")
+    log.offline()
+    pause()
+
+    assert reason(log, "body") == (
+        "members lost: body of chord g: it waits for 2 of 3 parts, and these are lost: m1; and these were never sent: m2"
+    )
+    assert "nobody has heard of m2" in str(explain(log.connection, "g"))
+
+
+def test_a_chord_around_a_chord_that_was_never_sent_is_lost(log: Log) -> None:
+    """F02: a body within the header comes after all of its own header."""
+    log.tell(ChordStarted, "g", result=json.dumps([[["inner", [["h", None], [[["m0", None], None]]]], None]]).encode(), task_id="body")
+    pause()
+
+    assert reason(log, "body").endswith("it waits for 1 part, and these were never sent: h")
+
+
+@pytest.mark.parametrize("what", ["chord", "task"])
+def test_a_chord_around_a_chord_that_was_sent_waits_for_it(log: Log, what: str) -> None:
+    """Its body is not sent yet; that is as it should be."""
+    log.tell(ChordStarted, "g", result=json.dumps([[["inner", [["h", None], [[["m0", None], None]]]], None]]).encode(), task_id="body")
+    if what == "chord":
+        log.tell(ChordStarted, "h", result=b"[]", task_id="inner")
+    else:
+        log.sent("m0")
+    pause()
+
+    assert "body" not in lost(log)
+
+
+@pytest.mark.parametrize("why", ["sending is not tracked", "only what a worker sends is tracked", "its chain goes on", "is still sent"])
+def test_a_chord_with_parts_that_nobody_has_heard_of_may_go_on(log: Log, why: str) -> None:
+    """They may wait in their queue, or for the task before them."""
+    match why:
+        case "sending is not tracked":
+            log.tell(ChordStarted, "g", **header("m0", "m1", size=2))
+            log.received("m0")
+            log.tell(TaskSucceeded, "m0", worker="w1", run="r1")
+            log.tell(ChordPartReturned, "g", task_id="m0", group_index=0, state="SUCCESS")
+        case "only what a worker sends is tracked":
+            log.tell(ChordStarted, "g", **header("m0>m1", "m2", size=2))
+            log.started("m0")
+            log.sent("m1")
+            log.tell(TaskSucceeded, "m0", worker="w1", run="r1")
+            log.started("m1")
+            log.tell(TaskSucceeded, "m1", worker="w1", run="r1")
+            log.tell(ChordPartReturned, "g", task_id="m1", group_index=0, state="SUCCESS")
+        case "its chain goes on":
+            log.tell(ChordStarted, "g", **header("m0>m1", "m2"))
+            log.sent("m0")
+        case _:
+            log.tell(ChordStarted, "g", **header("m0", "m1"))
+            pause(2 * SHORT)
+            log.tell(ChordPartReturned, "g", task_id="m0", group_index=0, state="SUCCESS")
+    if why != "is still sent":
+        pause()
+
+    assert "body" not in lost(log, GRACE if why != "is still sent" else SHORT)
 
 
 @pytest.mark.parametrize("why", ["a member is not lost", "unlocked", "size not known"])
