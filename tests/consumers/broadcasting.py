@@ -141,11 +141,12 @@ class Station:
             if failed:
                 raise failed[0]
 
-    def start(self, *arguments: str, dsn: str | None = None) -> subprocess.Popen[str]:
-        """Start the command in a process of its own, on RabbitMQ."""
+    def start(self, *arguments: str, dsn: str | None = None, **variables: str) -> subprocess.Popen[str]:
+        """Start the command in a process of its own, on RabbitMQ, with these variables in its environment."""
         command = [sys.executable, "-m", "celery_journal.consumers.cli", "--dsn", dsn or self.dsn, "capture"]
         command += ["--broker", RABBITMQ, "--queue", self.queue, "--exchange", f"{self.token}-events", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "PG"))}
+        environment |= variables
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def waiting(self) -> int:
