@@ -16,8 +16,10 @@ import psutil
 import psycopg
 import pytest
 
+from celery_journal.consumers.broadcast.capture import AFTERMATH
 from celery_journal.consumers.timeline import timeline
-from celery_journal.journal import migrate
+from celery_journal.journal import Emitter, Journal, migrate
+from celery_journal.journal.events import TaskReceived, TaskStarted, TaskSucceeded
 from celery_journal.projections import verify
 from tests.conftest import empty, require
 
@@ -249,6 +251,49 @@ def test_a_capture_outlives_the_database(new_station: NewStation) -> None:
         assert not twice(server.dsn)
     assert held <= 150
     assert [text.partition(":")[0] for text in station.said] == ["waiting for the database", "the database is back"]
+
+
+def test_after_an_outage_those_who_journal_have_the_time_to_say_what_they_have_kept(new_station: NewStation) -> None:
+    """They look every second whether the database is back, and have their facts in a spool: also those of just after."""
+    station = new_station("rabbitmq")
+    with folder_of_servers() as folder, postgresql(folder) as server:
+        station.dsn = server.dsn
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            migrate(connection)
+        with station.capturing() as capture:
+            with server.stopped():
+                station.publish(Foreigner().life("while"))
+                until(lambda: capture.trouble)
+            for task, wait in (("while", 1.5), ("after", 1.0)):
+                if task == "after":
+                    until(lambda: not capture.trouble)
+                    station.publish(Foreigner().life(task))
+                time.sleep(wait)
+                emitter = Emitter()
+                facts = [emitter.emit(kind, task, worker="celery@foreign") for kind in (TaskReceived, TaskStarted, TaskSucceeded)]
+                with psycopg.connect(server.dsn, autocommit=True) as connection:
+                    Journal().append(connection, *facts)
+            until(lambda: capture.recorder.tally.events == 6)
+        told = {task: kinds(server.dsn, task) for task in ("while", "after")}
+    assert told == {task: ["task-received", "task-started", "task-succeeded", *3 * ["task-witnessed"]] for task in told}
+
+
+def test_a_stop_after_an_outage_does_not_wait_for_them(new_station: NewStation) -> None:
+    """What is read is recorded."""
+    station = new_station("rabbitmq")
+    with folder_of_servers() as folder, postgresql(folder) as server:
+        station.dsn = server.dsn
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            migrate(connection)
+        with station.capturing() as capture:
+            with server.stopped():
+                station.publish(Foreigner().life("t"))
+                until(lambda: capture.trouble)
+            until(lambda: capture._connection)
+            began = time.monotonic()
+        took = time.monotonic() - began
+        assert kinds(server.dsn, "t") == ["task-received", "task-started", "task-succeeded"]
+    assert took < AFTERMATH - 0.5
 
 
 def test_a_stop_while_the_database_is_away_leaves_the_events_to_the_broker(new_station: NewStation) -> None:
