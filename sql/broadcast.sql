@@ -14,7 +14,7 @@ select w.worker,
    and w.pid is not null
 
 -- name: signs of life
--- The same of every process that has journalled under these names in the last day, of which the view shows only the newest.
+-- The same of every process that has journalled under these names in that time, of which the view shows only the newest.
 -- A limit, because those who only broadcast are heard of every other second.
 select w.worker,
        s.pid,
@@ -27,8 +27,8 @@ select w.worker,
              from celery_journal.event e
             where e.stream = w.worker
               and e.kind in ('worker-online', 'worker-heartbeat', 'worker-offline')
-              and e.event_id >= celery_journal.first_event_id(clock_timestamp() - interval '1 day')
-              and e.event_id < celery_journal.first_event_id(clock_timestamp() + interval '1 day')
+              and e.event_id >= celery_journal.first_event_id(%(since)s::timestamptz)
+              and e.event_id < celery_journal.first_event_id(%(until)s::timestamptz)
             order by e.position desc
             limit 10000) s
  where s.pid is not null

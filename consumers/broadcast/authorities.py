@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from celery_journal import sql
 from celery_journal.journal import Connection
@@ -12,8 +13,11 @@ from celery_journal.journal.codec import escape
 
 from .translator import Testimony
 
-#: Seconds between two looks into the log for the processes of a worker that are not its newest.
-LOOK_INTERVAL = 10.0
+#: Seconds between two looks into the log for a process of a worker that is not its newest, and so has little more to say.
+LOOK_INTERVAL = 300.0
+
+#: How far back.
+_LOG = timedelta(days=1)
 
 #: More processes and outages than these are not remembered.
 MOST_PROCESSES, MOST_OUTAGES = 10_000, 20
@@ -38,7 +42,7 @@ class Authorities:
 
     _signs: dict[Process, Sign] = field(default_factory=dict)
     #: When the log was looked into, by the monotonic clock.
-    _looked: dict[str, float] = field(default_factory=dict)
+    _looked: dict[Process, float] = field(default_factory=dict)
     #: While the database was away, nobody could record anything: from when until when.
     _outages: list[tuple[float, float]] = field(default_factory=list)
 
@@ -53,18 +57,20 @@ class Authorities:
             current.add((worker, pid))
             if journals:
                 self._remember((worker, pid), Sign(*sign))
-        self._look(connection, schema, sorted({worker for worker, _ in processes - current - self._signs.keys()}))
+        self._look(connection, schema, processes - current - self._signs.keys())
 
-    def _look(self, connection: Connection, schema: str, workers: Sequence[str]) -> None:
-        """Look into the log for what these workers were before."""
+    def _look(self, connection: Connection, schema: str, processes: Iterable[Process]) -> None:
+        """Look into the log for what these were."""
         now = time.monotonic()
-        workers = [worker for worker in workers if now - self._looked.get(worker, float("-inf")) >= LOOK_INTERVAL]
-        if not workers:
+        processes = [process for process in processes if now - self._looked.get(process, float("-inf")) >= LOOK_INTERVAL]
+        if not processes:
             return
         if len(self._looked) > MOST_PROCESSES:
             self._looked.clear()
-        self._looked.update(dict.fromkeys(workers, now))
-        for worker, pid, *sign in connection.execute(sql.query("broadcast.sql", "signs of life", schema), {"workers": workers}):
+        self._looked.update(dict.fromkeys(processes, now))
+        moment = datetime.now(UTC)
+        asked = {"workers": sorted({worker for worker, _ in processes}), "since": moment - _LOG, "until": moment + _LOG}
+        for worker, pid, *sign in connection.execute(sql.query("broadcast.sql", "signs of life", schema), asked):
             self._remember((worker, pid), Sign(*sign))
 
     def _remember(self, process: Process, sign: Sign) -> None:

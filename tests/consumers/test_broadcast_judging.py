@@ -554,8 +554,8 @@ def test_the_log_is_not_searched_for_every_batch(dsn: str, connection: Connectio
     says_for_itself(connection, pid=4712)
 
     record(recorder, connection, *foreigner.life("b"))
-    for worker in recorder.authorities._looked:
-        recorder.authorities._looked[worker] -= LOOK_INTERVAL
+    for process in recorder.authorities._looked:
+        recorder.authorities._looked[process] -= LOOK_INTERVAL
     record(recorder, connection, *foreigner.life("c"))
 
     assert "task-witnessed" not in [*kinds(dsn, "a"), *kinds(dsn, "b")]
