@@ -10,7 +10,6 @@ from functools import wraps
 from typing import Any
 
 from celery import states
-from celery.app.trace import get_actual_ignore_result
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun, task_prerun, task_received, task_rejected, task_retry, task_unknown, worker_process_shutdown
 
@@ -19,6 +18,15 @@ from celery_journal.journal import events as kinds
 
 from .apps import Recorder, recorder_of
 from .buffer import close_all
+
+try:
+    from celery.app.trace import get_actual_ignore_result
+except ImportError:  # before Celery 5.6 the task alone says whether its starts and errors are stored
+
+    def get_actual_ignore_result(task: Any, req: Any) -> Any:  # noqa: ARG001  Celery's signature
+        """Return whether the result of the task is ignored."""
+        return task.ignore_result
+
 
 logger = logging.getLogger(__name__)
 
