@@ -38,8 +38,8 @@ class Lost:
     name: str | None
     #: The Celery state, which being lost does not change.
     state: str
-    #: `never received`, `expired`, `worker gone`, `worker restarted`, `over time`, `body not sent`, `members lost`; `marked` of what was
-    #: found before.
+    #: `never received`, `expired`, `worker gone`, `worker restarted`, `end not heard`, `over time`, `body not sent`, `members lost`;
+    #: `marked` of what was found before.
     cause: str
     #: The same in words.
     reason: str
@@ -178,6 +178,8 @@ def _reason(row: dict[str, Any]) -> str:
             return f"{doing} by {row['worker']}, which has not been heard of since {moment(row['last_seen'])}"
         case "worker restarted":
             return f"{doing} by {row['worker']}, which was started anew at {moment(row['online_since'])}"
+        case "end not heard":
+            return f"started by {row['worker']} and not heard to end, though it has nothing to do any more"
         case "over time":
             limit = f"its time limit of {row['time_limit']:g} s"
             return f"started at {moment(row['date_started'])} by {row['worker']}, which is alive, and {limit} has passed"

@@ -17,7 +17,8 @@ select set_config('jit', 'off', true)
 -- name: found
 -- What has not ended, has not been marked, and of which nothing was heard for long enough. In the order of their ids.
 --
--- `cause` is one of: never received (by a queue that has a live consumer), expired, worker gone, worker restarted, over time.
+-- `cause` is one of: never received (by a queue that has a live consumer), expired, worker gone, worker restarted, end not heard,
+-- over time.
 -- All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
 with life as materialized (
     select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid, w.pool,
@@ -117,7 +118,7 @@ suspect as materialized (
       limit 1000)
      union
     select w.*
-      from (select x.* from waiting x order by x.date_created limit 100000) w
+      from waiting w
            cross join lateral (
                select from celery_journal.task_attempt a
                 where a.task_id = w.task_id and a.expires < clock_timestamp() - %(grace)s * interval '1 second' limit 1) e
@@ -174,6 +175,11 @@ judged as (
                 -- The message may have been in its queue again, because the connection broke, and the broker says nothing of its end.
                 when r.has_expired and r.date_started is null and r.run_status in ('PENDING', 'RECEIVED') then 'expired'
                 when d.worker is null then 'unknown'
+                -- A broadcast that is lost is lost for ever: it has ended, and nobody knows how.
+                when d.alive and d.source = 'broadcast' and d.active = 0 and r.run_status = 'STARTED'
+                     and greatest(r.run_recorded_at, r.recorded_at) < d.last_seen - d.patience
+                     and greatest(r.run_recorded_at, r.recorded_at) < clock_timestamp() - %(grace)s * interval '1 second'
+                then 'end not heard'
                 -- These pools let a task run for as long as it likes.
                 when d.alive and r.date_started is not null and r.time_limit is not null and coalesce(d.pool, '') not in ('solo', 'thread')
                      and greatest(r.run_recorded_at, r.date_started) < clock_timestamp() - (r.time_limit + %(grace)s) * interval '1 second'
@@ -184,7 +190,8 @@ judged as (
 -- One that is under way in any of its deliveries is not lost.
 answer as (
     select distinct on (j.task_id) j.*,
-           bool_or(j.verdict is not null and j.verdict not in ('worker gone', 'worker restarted', 'expired', 'over time')) over task as may_go_on,
+           bool_or(j.verdict is not null
+                   and j.verdict not in ('worker gone', 'worker restarted', 'expired', 'end not heard', 'over time')) over task as may_go_on,
            bool_and(j.verdict is null) over task as waits
       from judged j
     window task as (partition by j.task_id)
@@ -251,7 +258,14 @@ select s.group_id, s.body_task_id, s.size, s.done, s.claimed_by, s.heard_at, clo
 -- Of a member that nobody has heard of is known that it was not sent where the size of the chord was never told, which Celery does
 -- before it sends the last of the header; or where it is known of another when it was sent.
 with recursive chord as materialized (
-    select s.* from celery_journal.silent_chords('0', false, %(limit)s) s),
+    select s.*
+      from celery_journal.silent_chords('0', false, %(limit)s) s
+     -- Of most the first or the last is under way, which is soon found out.
+     where not exists (select from unnest(array[s.header #>> '{0,0,0}', s.header #>> '{-1,0,0}']) as m (task_id)
+                                   cross join lateral (
+                                       select from celery_journal.task_result t
+                                        where t.task_id = m.task_id and t.date_done is null and not t.task_id = any(%(lost)s)
+                                        limit 1) t)),
 -- A node is [[id, parent node], null] for a task, [[id, parent node], [nodes]] for a group.
 node as (
     select c.group_id, n.node, n.node #> '{0,1}' as parent
@@ -297,18 +311,21 @@ hopeless as materialized (
       from chord c
            join judged j on j.group_id = c.group_id
      group by c.group_id, c.body_task_id, c.size, c.done
-    having not bool_or(j.may_go_on) and (c.size is null or count(*) >= c.size - c.done))
+    having not bool_or(j.may_go_on) and (c.size is null or count(*) >= c.size - c.done)),
+-- Of some that nothing comes before is known when they were sent.
+tracked as materialized (
+    select distinct c.group_id
+      from hopeless c
+           join line l on l.group_id = c.group_id
+           cross join lateral (
+               select from celery_journal.task_result t where t.task_id = l.ancestor and t.date_sent is not null limit 1) t
+     where c.size is not null and c.unsent <> '{}' and jsonb_typeof(l.parent) is distinct from 'array' and l.nodes is null)
 select c.group_id, c.body_task_id, c.size, c.done, h.heard_at, c.waits, c.lost, c.unsent, clock_timestamp() as now
   from hopeless c
        cross join lateral (select max(e.recorded_at) as heard_at from celery_journal.event e where e.stream = c.group_id) h
        left join celery_journal.task_result t on t.task_id = c.body_task_id
  where t.date_done is null and (t.lost_reason is null or not %(unmarked)s)
    and (c.unsent = '{}'
-        or (h.heard_at < clock_timestamp() - %(grace)s * interval '1 second'
-            and (c.size is null
-                 or exists (select from line l
-                                        cross join lateral (
-                                            select from celery_journal.task_result o
-                                             where o.task_id = l.ancestor and o.date_sent is not null limit 1) o
-                             where l.group_id = c.group_id and jsonb_typeof(l.parent) is distinct from 'array' and l.nodes is null))))
+        or (coalesce(h.heard_at, '-infinity') < clock_timestamp() - %(grace)s * interval '1 second'
+            and (c.size is null or c.group_id in (select k.group_id from tracked k))))
  order by c.group_id

@@ -143,6 +143,9 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
         if "expired at" in reason:
             if began or truth.orders.get(task_id) != "expire":
                 yield f"{what}; but that is not so; {_story(truth, task_id)}"
+        elif "not heard to end" in reason:
+            if not any(_fleeting(truth, execution) for execution in began):
+                yield f"{what}; but it has ended; {_story(truth, task_id)}"
         elif match := HAD.search(reason):
             deaths = [at for at in truth.deaths.get(match["worker"], []) if at >= _first_heard(truth, task_id)]
             if not deaths:

@@ -368,7 +368,7 @@ def test_a_broadcast_of_online_may_mean_a_new_connection_only(log: Log, pid: int
     log.started()
     pause()
 
-    log.online(pid=pid, source="broadcast")
+    log.online(pid=pid, active=1, source="broadcast")
     pause()
 
     assert ("t" in lost(log)) is (pid == 2)
@@ -426,6 +426,23 @@ def test_a_task_beyond_its_time_limit_is_lost(log: Log) -> None:
     assert set(lost(log)) == {"t"}
     assert reason(log).startswith("over time: started at ")
     assert reason(log).endswith("by w1, which is alive, and its time limit of 0.01 s has passed")
+
+
+@pytest.mark.parametrize("why", ["nothing to do", "busy", "not since", "says so itself", "only received"])
+def test_a_task_of_which_a_worker_that_only_broadcasts_has_nothing_left_is_lost(log: Log, why: str) -> None:
+    """F02: its end was broadcast while the broker was away."""
+    source = "signal" if why == "says so itself" else "broadcast"
+    log.online("capture-1@host", queues=(), software="celery-journal capture")
+    log.online(queues=None, active=1, source=source)
+    (log.received if why == "only received" else log.started)()
+    if why == "not since":
+        log.beat(queues=None, source=source)
+    pause()
+    if why != "not since":
+        log.beat(queues=None, active=int(why == "busy"), source=source)
+
+    ended = "end not heard: started by w1 and not heard to end, though it has nothing to do any more"
+    assert reason(log) == (ended if why == "nothing to do" else "")
 
 
 @pytest.mark.parametrize("pool", ["solo", "thread"])
