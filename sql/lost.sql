@@ -219,7 +219,7 @@ select t.task_id, t.task_name as name, t.status as state, coalesce(r.attempt, t.
        case when t.task_name is null and t.worker is null then celery_journal.chord_of_body(t.task_id) end as body_of
   from celery_journal.task_result t
        left join lateral (
-           select a.attempt, a.run, a.worker, a.status, a.date_started, a.time_limit, a.recorded_at
+           select a.attempt, a.run, a.worker, a.status, a.date_started, a.time_limit, a.eta, a.expires, a.recorded_at
              from celery_journal.task_attempt a
             where a.task_id = t.task_id
             order by a.attempt desc, a.recorded_at desc
@@ -229,6 +229,8 @@ select t.task_id, t.task_name as name, t.status as state, coalesce(r.attempt, t.
    and (w.alive is not true
         or r.status not in ('RECEIVED', 'STARTED')
         or w.online_since > r.recorded_at
+        or (r.status = 'RECEIVED' and r.expires < clock_timestamp() and (r.eta is null or r.eta < clock_timestamp()))
+        or (r.status = 'STARTED' and w.source = 'broadcast' and w.active = 0 and w.last_seen > r.recorded_at)
         or r.date_started + r.time_limit * interval '1 second' < clock_timestamp())
  order by t.date_created, t.task_id
  limit %(limit)s

@@ -34,9 +34,10 @@ def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_ru
     """List the tasks that will not go on by themselves, for all that is known, and say why. Exit code 1 if there are any.
 
     \b
-    That is: never received, though a live worker should have; with a worker that is gone or was started anew; running for
-    longer than their time limit; chords of which nothing is left to wait for, or only what is lost. One that goes on after
-    all is simply not lost. What they fail with --fail calls error callbacks only as `celery -A proj journal lost --fail`.
+    That is: never received, though a live worker should have; expired, and nobody has said so; with a worker that is gone or
+    was started anew; running for longer than their time limit; chords of which nothing is left to wait for, or only what is
+    lost or was never sent. One that goes on after all is simply not lost. What they fail with --fail calls error callbacks
+    only as `celery -A proj journal lost --fail`.
 
     \b
     celery-journal lost --mark

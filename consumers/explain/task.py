@@ -170,7 +170,7 @@ def _with_worker(known: Known, run: Row, several: bool) -> str:
     progress = known.last(TaskProgress, attempt)
     if progress is not None and task["state"] == progress[0].state:
         told += f"; it said {progress[0].state} {duration(known.now - progress[1])} ago"
-    return f"{told}. {_life(known, worker, run['recorded_at'])}"
+    return f"{told}. {_life(known, worker, run['recorded_at'], has_started=run['date_started'] is not None)}"
 
 
 def _reported(known: Known) -> str:
@@ -180,7 +180,7 @@ def _reported(known: Known) -> str:
     return f"{told} {_life(known, task['worker'], task['recorded_at'])}" if task["worker"] else told
 
 
-def _life(known: Known, worker: str | None, since: datetime | None = None) -> str:
+def _life(known: Known, worker: str | None, since: datetime | None = None, *, has_started: bool = False) -> str:
     """Return whether the worker is there."""
     row = known.workers.get(worker or "")
     if row is None:
@@ -188,6 +188,8 @@ def _life(known: Known, worker: str | None, since: datetime | None = None) -> st
     if row["alive"]:
         if since is not None and row["online_since"] is not None and row["online_since"] > since and row["source"] != "broadcast":
             return f"{worker} was started anew at {moment(row['online_since'])}, after the last that was heard of the task."
+        if since is not None and row["source"] == "broadcast" and row["active"] == 0 and row["last_seen"] > since and has_started:
+            return f"{worker} is alive and has nothing to do any more: that it has ended was not heard."
         return f"{worker} is alive, heard of {duration(known.now - row['last_seen'])} ago."
     if row["offline"]:
         return f"{worker} went offline at {moment(row['last_seen'])}."

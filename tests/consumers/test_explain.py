@@ -128,6 +128,18 @@ def test_a_task_that_has_expired_with_a_worker(log: Log) -> None:
     assert "expired" not in told(log, "u") + told(log, "v")
 
 
+@pytest.mark.parametrize(
+    ("active", "words"),
+    [(0, "w1 is alive and has nothing to do any more: that it has ended was not heard."), (1, "w1 is alive, heard of <t> ago.")],
+)
+def test_a_task_whose_end_was_not_heard(log: Log, active: int, words: str) -> None:
+    """A broadcast may be lost."""
+    log.started()
+    log.beat(queues=None, active=active, source="broadcast")
+
+    assert told(log).endswith(words)
+
+
 def test_a_worker_that_only_broadcasts_consumes_what_it_has_received(log: Log) -> None:
     """It says nothing of its queues."""
     log.online(queues=None, active=1, source="broadcast")

@@ -641,6 +641,25 @@ def test_what_is_marked_is_in_the_view_and_its_state_is_as_before(log: Log, dsn:
     assert find_lost(log.connection, GRACE, unmarked=True) == []
 
 
+@pytest.mark.parametrize("cause", ["expired", "end not heard", "over time"])
+def test_a_mark_counts_though_the_worker_is_alive(log: Log, cause: str) -> None:
+    """It was not for the worker's silence."""
+    source = "broadcast" if cause == "end not heard" else "signal"
+    log.online("capture-1@host", queues=(), software="celery-journal capture")
+    log.online(active=1, source=source)
+    if cause == "expired":
+        log.received(expires=ago(0))
+    else:
+        log.started(time_limit=0.01 if cause == "over time" else None)
+    pause()
+    log.beat(active=0 if cause == "end not heard" else 1, source=source)
+    found = find_lost(log.connection, GRACE)
+    assert [one.cause for one in found] == [cause]
+    mark_lost(log.connection, found, log.journal, log.emitter)
+
+    assert [(one.cause, one.reason) for one in find_lost(log.connection, GRACE)] == [("marked", found[0].reason)]
+
+
 @pytest.mark.parametrize("how", ["started again", "succeeds", "failed"])
 def test_a_task_that_goes_on_after_all_is_not_lost(log: Log, dsn: str, how: str) -> None:
     """Marked or only found: whatever is heard of it afterwards counts."""
