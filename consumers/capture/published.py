@@ -183,7 +183,7 @@ def _given(facts: Mapping[str, Any], args: Any, kwargs: Any, app: Any) -> tuple[
 def _unless_made(given: Any, value: Any, maxsize: int, app: Any) -> str | None:
     if not isinstance(given, str) or given == repr(value):  # that of most, and quicker than Celery's own
         return None
-    return None if given == saferepr(value, maxsize, maxlevels=app.conf.task_repr_maxlevels) else given
+    return None if given == saferepr(value, maxsize, maxlevels=app.conf.get("task_repr_maxlevels", 3)) else given
 
 
 def _encoded(embedded: Mapping[str, Any], app: Any) -> tuple[bytes, str] | None:

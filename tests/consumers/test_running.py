@@ -14,10 +14,12 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from celery import VERSION
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from celery_journal.consumers import install
+from celery_journal.consumers.timeline import KIND_OF_STATE
 from celery_journal.projections import verify
 from tests.conftest import require
 
@@ -106,10 +108,12 @@ def test_a_failure_is_told_though_results_are_ignored(worker: Worker) -> None:
 def test_a_retry_is_told_though_results_are_ignored(worker: Worker) -> None:
     """F06: with its cause, and each attempt is a row."""
     result = worker.send("persist", 2, ignore_result=True)
-    until(lambda: "task-ignored" in kinds(worker.dsn, result.id), PATIENCE)
+    # Before Celery 5.6 a retry does not know that its result is to be ignored.
+    end = "IGNORED" if VERSION >= (5, 6) else "SUCCESS"
+    until(lambda: KIND_OF_STATE[end] in kinds(worker.dsn, result.id), PATIENCE)
     until(lambda: len([kind for kind in kinds(worker.dsn, result.id) if kind == "task-retried"]) == 2, PATIENCE)
 
-    assert [(run["attempt"], run["status"]) for run in runs(worker.dsn, result.id)] == [(0, "RETRY"), (1, "RETRY"), (2, "IGNORED")]
+    assert [(run["attempt"], run["status"]) for run in runs(worker.dsn, result.id)] == [(0, "RETRY"), (1, "RETRY"), (2, end)]
 
 
 def test_each_attempt_keeps_its_traceback(worker: Worker) -> None:
