@@ -155,6 +155,8 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
         elif "never received" in reason:
             if row.status == "RETRY":
                 began = [execution for execution in began if execution.attempt > row.retries]
+            if "has broadcast" in reason:
+                began = [execution for execution in began if not _fleeting(truth, execution)]
             if began:
                 yield f"{what}; but it began; {_story(truth, task_id)}"
         elif not (reason.startswith("body of chord") and not began):

@@ -110,6 +110,18 @@ def test_what_is_called_expired_without_having_been_is_found(append: Append, hap
     assert any("called lost, because received by" in violation for violation in happened.write("begin").violations(reason))
 
 
+def test_what_is_called_unreceived_though_its_broadcast_was_not_lost_is_found(append: Append, happened: Happened) -> None:
+    """Of whom only the broadcast tells, nobody knows what it did while the broker was away; but only then."""
+    append(TaskSent)
+    reason = {"t": "sent at 10:00 and never received, as far as foreign@chaos has broadcast"}
+    happened.ran(worker="foreign@chaos")
+    assert any("but it began" in violation for violation in happened.violations(reason))
+
+    happened.write("broker", down=900.0, up=1100.0)
+
+    assert happened.violations(reason) == []
+
+
 def test_a_journal_that_says_what_happened_is_right(append: Append, happened: Happened) -> None:
     append(TaskSent, TaskReceived, TaskStarted, TaskSucceeded)
 

@@ -471,10 +471,10 @@ def test_a_chord_with_nothing_left_to_wait_for_is_lost(log: Log, claimed: bool) 
     """F02: all parts have returned and the body was not sent; or somebody was about to, and its lease ran out."""
     chord(log, returned=2)
     if claimed:
-        log.connection.execute("select celery_journal.claim_chord('g', 0, 'host:1:abc/x', '0.1 s')")
+        log.connection.execute("select celery_journal.claim_chord('g', 0, 'host:1:abc/x', '0.6 s')")
         pause(GRACE)
         assert lost(log) == {}  # not before the lease has run out, and the grace has passed
-        pause(0.1)
+        pause(0.6)
     assert lost(log, grace=5) == {}
     pause()
 
