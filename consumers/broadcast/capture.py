@@ -39,8 +39,9 @@ AFTERMATH = 3.0
 #: Seconds that a stop waits for the database.
 GRACE = 8.0
 
-#: The longest pause before the broker or the database is tried again, in seconds.
-LONGEST_PAUSE = 5.0
+#: The longest pauses before the broker, and the database, are tried again, in seconds. What waits for the database waits in a broker
+#: that may lose it.
+LONGEST_PAUSE, LONGEST_DATABASE_PAUSE = 5.0, 1.0
 
 
 class Unrecorded(Exception):
@@ -209,7 +210,7 @@ class Capture:
                     self._say(f"waiting for the database: {self._database_trouble}; {kept}")
                 if self._giving_up.wait(pause):
                     raise Unrecorded from exc
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, LONGEST_DATABASE_PAUSE)
             else:
                 if away_since is not None:
                     self._note_outage(away_since)
