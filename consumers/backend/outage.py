@@ -34,6 +34,9 @@ T = TypeVar("T")
 #: Seconds between two looks for a database that is away.
 PROBE_INTERVAL = 1.0
 
+#: Seconds for which what is only in memory is tried again: a connection may have broken long ago.
+SHORT = 0.5
+
 #: Seconds for which it is believed that the database is away, since somebody has last seen it so.
 BELIEF = 30.0
 
@@ -91,8 +94,30 @@ class Outage:
             return done
         return None
 
-    def keep(self, events: Sequence[Event], reason: JournalUnavailable) -> None:
-        """Put the events into the spool, and see to it that they leave it; raise the reason if the spool is of no use."""
+    def record_soon(self, work: Callable[[Connection], T], events: Sequence[Event]) -> None:
+        """Do `work`, which records the events; at the first failure put them into the spool, because they are only in memory yet.
+
+        Nobody waits for that, and nobody else is to believe by it that the database is away.
+        """
+        if self.away or self.spool is None:
+            self.record(work, events)
+            return
+        try:
+            self.database.run(work, budget=SHORT)
+        except JournalUnavailable as exc:
+            self.keep(events, exc, believe=False)
+        except psycopg.Error as exc:
+            if not (self.database.worked and is_outage(exc)):
+                raise
+            self.keep(events, JournalUnavailable(str(exc).partition("\n")[0]), believe=False)
+        else:
+            self._look()
+
+    def keep(self, events: Sequence[Event], reason: JournalUnavailable, *, believe: bool = True) -> None:
+        """Put the events into the spool, and see to it that they leave it; raise the reason if the spool is of no use.
+
+        From then on it is believed that the database is away, unless `believe` is false.
+        """
         if self.spool is None:
             raise reason
         process = self._process()
@@ -107,7 +132,10 @@ class Outage:
                 process.complained = True
                 logger.error("results may get lost: %s", exc)
             raise reason from exc
-        self._find_back(process)
+        if believe:
+            self._find_back(process)
+        else:
+            self._start(process)
         streams = [event.stream for event in events]
         logger.warning("the journal is away, %d waiting in the spool: %s", waiting, reason, extra={"waiting": waiting, "streams": streams})
 

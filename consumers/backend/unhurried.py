@@ -26,7 +26,7 @@ class Unhurried:
         """Record the events; raise if neither the log nor the spool takes them."""
         outage = self._outage
         try:
-            outage.record(lambda connection: outage.journal.append(connection, *events), events)
+            outage.record_soon(lambda connection: outage.journal.append(connection, *events), events)
         except (PayloadTooLarge, psycopg.Error) as exc:
             if is_outage(exc):
                 raise
