@@ -18,7 +18,9 @@ from celery_journal.journal import Connection, Emitter, Journal, migrate
 #: The PostgreSQL of the machine, as a superuser.
 LOCAL_SERVER = os.environ.get("CELERY_JOURNAL_TEST_SERVER", "postgresql://postgres@127.0.0.1:5432/postgres")
 
-TABLES = "event, task_result_row, task_attempt_row, group_result_row, chord_counter_row, chord_part_row, worker_row, chord_lease, subscription"
+TABLES = (
+    "event, task_result_row, task_attempt_row, group_result_row, chord_counter_row, chord_part_row, worker_row, chord_lease, subscription"
+)
 
 
 def require(service: str, available: bool) -> None:

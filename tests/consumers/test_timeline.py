@@ -189,7 +189,13 @@ def test_what_has_no_witnesses_has_none() -> None:
 @given(st.permutations(range(7)))
 def test_the_order_of_the_log_does_not_matter(order: list[int]) -> None:
     """The same facts, recorded in any order, are the same history."""
-    told: list[Told] = [(TaskSent, 0.0, dict[str, Any]()), *one_run(), witnessed("STARTED", 2.1), witnessed("SUCCESS", 3.1), witnessed("RECEIVED", 1.1)]
+    told: list[Told] = [
+        (TaskSent, 0.0, dict[str, Any]()),
+        *one_run(),
+        witnessed("STARTED", 2.1),
+        witnessed("SUCCESS", 3.1),
+        witnessed("RECEIVED", 1.1),
+    ]
     recorded = log(*told)
     shuffled = [RecordedEvent(recorded[old].event, 1, new, recorded[old].recorded_at) for new, old in enumerate(order)]
 
