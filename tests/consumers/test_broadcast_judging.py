@@ -522,8 +522,8 @@ def test_a_retry_that_overtakes_is_told_apart_by_what_is_there_first_hand(
     moments = [now.timestamp() + later / 1000 for later in (0, 1, 2, 3.5, 9.5)]
 
     record(recorder, connection, foreigner.received("t", 0, at=moments[0]), foreigner.received("t", 1, at=moments[2]))
-    for kind, moment in [("task-retried", moments[3]), ("task-started", moments[1]), ("task-succeeded", moments[4])]:
-        record(recorder, connection, foreigner.says(kind, "t", moment))
+    for said, moment in [("task-retried", moments[3]), ("task-started", moments[1]), ("task-succeeded", moments[4])]:
+        record(recorder, connection, foreigner.says(said, "t", moment))
 
     witnesses = ask(dsn, b"select state, attempt from celery_journal.event where kind = 'task-witnessed' order by occurred_at")
     assert witnesses == [("RECEIVED", 0), ("STARTED", 0), ("RECEIVED", 1), ("RETRY", 0), ("SUCCESS", 1)]
