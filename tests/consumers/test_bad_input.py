@@ -14,7 +14,7 @@ from kombu.exceptions import EncodeError
 
 from celery_journal.consumers.backend import ResultTooLarge
 
-from .scene import SERIALIZERS, delivered, kinds, recorded, row, url_of
+from .scene import SERIALIZERS, delivered, kinds, recorded, row, stored, url_of
 from .workers import working
 
 NewApp = Callable[..., Celery]
@@ -192,4 +192,4 @@ def test_a_worker_survives_what_it_cannot_store(dsn: str, tmp_path: Path) -> Non
             failing.get(timeout=60)
         assert worker.send("add", 1, 2).get(timeout=60) == 3
 
-    assert [kinds(dsn, result.id)[-1] for result in (large, unstorable, failing)] == ["task-failed"] * 3
+    assert [stored(dsn, result.id)[-1] for result in (large, unstorable, failing)] == ["task-failed"] * 3
