@@ -24,11 +24,13 @@ def fail_lost(backend: JournalBackend, lost: Lost) -> bool:
     One that has ended, or was heard of since it was found, is left alone. Chords hear of a part that fails, and error callbacks are
     called, if the app of the backend can reach its broker.
     """
+    request = None if lost.body_of is not None else _request(backend, lost)
+    # Last of all: meanwhile it may have gone on, or somebody else may have failed it.
     if not backend.database.run(lambda connection: still_lost(connection, [lost], backend.journal.schema)):
         return False
     if lost.body_of is not None:
         return backend.fail_chord(lost.body_of, lost.reason)
-    backend.mark_as_failure(lost.task_id, WorkerLostError(lost.reason), request=_request(backend, lost))
+    backend.mark_as_failure(lost.task_id, WorkerLostError(lost.reason), request=request)
     return True
 
 

@@ -17,6 +17,8 @@ from celery.utils.saferepr import saferepr
 from kombu.serialization import dumps
 from kombu.utils import json
 
+from celery_journal.journal.events import TaskEvent
+
 #: What else is kept of a request: enough to tell how the task was sent.
 _DETAILS = (
     "eta",
@@ -51,9 +53,9 @@ def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_argumen
         "worker": getattr(request, "hostname", None),
         "pid": os.getpid() if is_run_here(request) else None,
         "queue": queue_of(request),
-        "root_id": getattr(request, "root_id", None),
-        "parent_id": getattr(request, "parent_id", None),
-        "group_id": getattr(request, "group", None),
+        "root_id": id_of(getattr(request, "root_id", None)),
+        "parent_id": id_of(getattr(request, "parent_id", None)),
+        "group_id": id_of(getattr(request, "group", None)),
         "group_index": getattr(request, "group_index", None),
         "run": run_of(request),
         "periodic_task_name": periodic_task_name(request),
@@ -121,15 +123,21 @@ def note_end(request: Any, state: str) -> bool:
     return told
 
 
-def note_told(request: Any) -> None:
-    """Note that the task has stored a state of its own making."""
+def note_told(request: Any, told: TaskEvent) -> None:
+    """Note the state that the task has stored itself."""
     if isinstance(request, Context):
-        request.journal_told = True
+        request.journal_told = told
 
 
-def has_told(request: Any) -> bool:
-    """Return whether the task has stored a state of its own making."""
-    return getattr(request, "journal_told", False) is True
+def told_by(request: Any) -> TaskEvent | None:
+    """Return the last state that the task has stored itself; None if it has stored none."""
+    told = getattr(request, "journal_told", None)
+    return told if isinstance(told, TaskEvent) else None
+
+
+def id_of(given: Any) -> str | None:
+    """Return the id as text: some give UUID objects, and serializers keep them."""
+    return None if given is None else str(given)
 
 
 def queue_of(request: Any) -> str | None:

@@ -27,6 +27,9 @@ KIND_OF_STATE = {
 }
 _ORDER = {kind: place for place, kind in enumerate(KIND_OF_STATE.values())}
 
+#: Stands for the sending of an attempt among its runs.
+_SENT = "\0sent"
+
 #: A clock that is further from that of the database than this is wrong, and not only late.
 TOLERANCE = timedelta(seconds=1)
 
@@ -89,7 +92,26 @@ def timeline(recorded: Sequence[RecordedEvent], backend: Any = None) -> list[Tra
             continue
         told[fact.kind, fact.attempt].append(len(transitions))
         transitions.append(fact)
-    return sorted(transitions, key=lambda fact: (fact.told_at, _ORDER.get(fact.kind, len(_ORDER))))
+    return _in_order(transitions)
+
+
+def _in_order(transitions: Sequence[Transition]) -> list[Transition]:
+    """Return the transitions as they happened: none of a run before what it follows, though clocks differ by a little."""
+    latest: dict[tuple[int, str | None], datetime] = {}
+    moments: dict[int, datetime] = {}
+    for place, fact in sorted(enumerate(transitions), key=lambda one: _rank(one[1])):
+        sent, run = (fact.attempt, _SENT), (fact.attempt, fact.run)
+        before = [latest[key] for key in (sent, run) if key in latest]
+        moments[place] = max([fact.told_at, *before]) if fact.kind in _ORDER else fact.told_at
+        if fact.kind in _ORDER:
+            key = sent if fact.kind == "task-sent" else run
+            latest[key] = max(moments[place], latest.get(key, moments[place]))
+    order = sorted(range(len(transitions)), key=lambda place: (moments[place], _rank(transitions[place])))
+    return [transitions[place] for place in order]
+
+
+def _rank(fact: Transition) -> int:
+    return _ORDER.get(fact.kind, len(_ORDER))
 
 
 def clock_offsets(recorded: Iterable[RecordedEvent]) -> dict[str | None, timedelta]:

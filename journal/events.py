@@ -164,8 +164,10 @@ class TaskSucceeded(TaskEvent, Encoded):
 
 
 class TaskIgnored(TaskEvent, Encoded):
+    """The task has ended, and there is no result; `state` is IGNORED, or the custom one that it has given itself before."""
+
     kind: Literal["task-ignored"] = "task-ignored"
-    state: Literal["IGNORED"] = "IGNORED"
+    state: Text = "IGNORED"
 
 
 class TaskForgotten(Event):

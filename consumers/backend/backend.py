@@ -71,9 +71,9 @@ class JournalBackend(DropIn, Ignored, Chords, Waiting):
             return result
         if state == states.FAILURE and is_worker_main() and note_end(request, state):
             return result
-        self.append_first(self._forms_of(str(task_id), result, state, traceback, request))
-        if state not in {states.STARTED, states.RECEIVED}:
-            note_told(request)
+        recorded = self.append_first(self._forms_of(str(task_id), result, state, traceback, request))
+        if recorded is not None and state not in {states.STARTED, states.RECEIVED}:
+            note_told(request, recorded)
         return result
 
     def mark_as_retry(

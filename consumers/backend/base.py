@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from celery import current_app
@@ -24,7 +24,7 @@ from .brief import brief_error
 from .connection import Database, JournalUnavailable
 from .outage import Outage, is_worker_main
 from .retries import Retries
-from .unhurried import Unhurried
+from .unhurried import Unhurried, without_payload
 
 try:
     from celery.backends.base import decompress_payload
@@ -36,6 +36,8 @@ except ImportError:  # Celery before 5.7 compresses no results
 
 
 logger = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=kinds.Event)
 
 
 class ResultTooLarge(EncodeError):
@@ -107,8 +109,17 @@ class JournalBase(Retries, Recorder):
         """Record the event and, in the same round trip, return what the query answers; None if the event went to the spool."""
         return self.outage.record(lambda connection: self.journal.append_and_ask(connection, event, query, parameters), [event])
 
-    def append_first(self, forms: Iterable[Callable[[], kinds.Event]]) -> None:
-        """Record the event in the first of its forms that can be encoded and is within the limits."""
+    def append_at_least(self, event: kinds.Event) -> None:
+        """Record the event, without its payload where that is too large or refused."""
+        try:
+            self.append(event)
+        except (ResultTooLarge, psycopg.Error) as exc:
+            if is_outage(exc):
+                raise
+            self.append(without_payload(event))
+
+    def append_first(self, forms: Iterable[Callable[[], E]]) -> E | None:
+        """Record the event in the first of its forms that can be encoded and is within the limits; return it."""
         refused: Exception | None = None
         for number, make in enumerate(forms):
             try:
@@ -121,9 +132,10 @@ class JournalBase(Retries, Recorder):
             else:
                 if refused is not None:
                     logger.warning("%s of %s is recorded without what cannot be stored: %s", event.kind, event.stream, refused)
-                return
+                return event
         if refused is not None:
             raise refused
+        return None
 
     def encode_result(self, result: Any, state: str) -> Any:
         """Return the result as the serializer can take it. An error that cannot be had that way becomes a short text."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psycopg
 from celery.exceptions import ImproperlyConfigured
 
@@ -25,31 +27,47 @@ class Unhurried:
     def record(self, events: list[Event]) -> None:
         """Record the events; raise if neither the log nor the spool takes them."""
         outage = self._outage
-        try:
-            outage.record_soon(lambda connection: outage.journal.append(connection, *events), events)
-        except (PayloadTooLarge, psycopg.Error) as exc:
-            if is_outage(exc):
-                raise
-            if len(events) > 1:
-                for event in events:
-                    self.record([event])
-            elif (brief := _brief(events[0])) != events[0]:
-                self.record([brief])
-            else:
-                raise
+
+        def record(some: list[Event]) -> None:
+            outage.record_soon(lambda connection: outage.journal.append(connection, *some), some)
+
+        _each(record, events)
 
     def record_last(self, events: list[Event]) -> None:
         """Do the same over a connection of its own: at the end of a process no pool can be opened any more."""
         outage = self._outage
-        if not outage.away:
+
+        def record(some: list[Event]) -> None:
+            if outage.away:
+                outage.keep(some, JournalUnavailable("the journal's database is away"))
+                return
             try:
                 with connect(outage.database.dsn, timeout=2) as connection:
-                    outage.journal.append(connection, *events)
-            except (DatabaseError, psycopg.Error, PayloadTooLarge, ImproperlyConfigured, OSError) as exc:
-                outage.keep(events, JournalUnavailable(str(exc).strip().partition("\n")[0]))
-            return
-        outage.keep(events, JournalUnavailable("the journal's database is away"))
+                    outage.journal.append(connection, *some)
+            except (DatabaseError, psycopg.Error, ImproperlyConfigured, OSError) as exc:
+                if isinstance(exc, psycopg.Error) and not is_outage(exc):
+                    raise
+                outage.keep(some, JournalUnavailable(str(exc).strip().partition("\n")[0]))
+
+        _each(record, events)
 
 
-def _brief(event: Event) -> Event:
+def _each(record: Callable[[list[Event]], None], events: list[Event]) -> None:
+    """Record the events, one by one if they are refused together, and one without its payload if it is refused alone."""
+    try:
+        record(events)
+    except (PayloadTooLarge, psycopg.Error) as exc:
+        if is_outage(exc):
+            raise
+        if len(events) > 1:
+            for event in events:
+                _each(record, [event])
+        elif (brief := without_payload(events[0])) != events[0]:
+            record([brief])
+        else:
+            raise
+
+
+def without_payload(event: Event) -> Event:
+    """Return the event without what users have put into it."""
     return event.model_copy(update={name: None for name in _PAYLOAD if getattr(event, name, None) is not None})

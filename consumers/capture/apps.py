@@ -29,6 +29,10 @@ class Recorder:
         """Record the events before this returns; while the database is away, they go to the spool."""
         raise NotImplementedError
 
+    def append_at_least(self, event: Event) -> None:
+        """Record the event before this returns, without its payload where that is too large or refused."""
+        raise NotImplementedError
+
     def append_now(self, event: Event) -> None:
         """Record an event that nobody wants to have later, or raise."""
         raise NotImplementedError

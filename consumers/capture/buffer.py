@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from multiprocessing.util import Finalize
 from typing import ClassVar, Protocol
 from weakref import WeakSet
 
@@ -91,8 +92,10 @@ class Buffer:
     def flush(self) -> None:
         """Record what waits before this returns."""
         process = self._processes.get(os.getpid())
-        while process is not None and process.waiting:
-            self._write(process)
+        if process is not None:
+            self._write(process)  # also where nothing waits any more: the thread may be at it
+            while process.waiting:
+                self._write(process)
 
     def close(self, timeout: float = PATIENCE) -> None:
         """Record what waits, and end the thread of this process; the next fact starts another."""
@@ -115,6 +118,7 @@ class Buffer:
     def _begin(self) -> _Process:
         for pid in self._processes.keys() - {os.getpid()}:  # those of the process that we were forked from, which records them
             self._processes.pop(pid, None)
+        Finalize(None, close_all, exitpriority=10)  # a child of multiprocessing ends without Python's own exit
         return self._processes.setdefault(os.getpid(), _Process())
 
     def _start(self, process: _Process) -> None:
@@ -123,8 +127,9 @@ class Buffer:
                 process.thread = threading.Thread(target=self._run, args=[process], name="celery-journal-buffer", daemon=True)
                 try:
                     process.thread.start()
-                except RuntimeError:  # the interpreter is about to end, and will close this
+                except RuntimeError:  # the next fact tries again; or the interpreter is about to end, and will close this
                     process.thread = None
+                    process.filled.clear()
 
     def _run(self, process: _Process) -> None:
         while not process.stopping:
@@ -138,9 +143,10 @@ class Buffer:
     def _may_rest(self, process: _Process) -> bool:
         """Return whether the thread may end, until there is something to do again: an app that nobody uses any more must go."""
         with process.mutex:
+            process.thread = None  # first, so that who tells something now starts another
             if process.filled.is_set():
+                process.thread = threading.current_thread()
                 return False
-            process.thread = None
             return True
 
     def _write(self, process: _Process) -> None:

@@ -20,7 +20,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps
 from kombu.utils import json
 
-from celery_journal.consumers.request import as_bytes, encoded_arguments, note_next_attempt
+from celery_journal.consumers.request import as_bytes, encoded_arguments, id_of, note_next_attempt
 from celery_journal.journal.events import TaskSent
 
 from .apps import Recorder, recorder_of, sender_of
@@ -64,7 +64,7 @@ def _note(
             return
         message = Message.of(app, sender, body, headers, properties, exchange, routing_key, recorder.options.store_arguments)
         if recorder.options.track_publish == "sync":
-            recorder.append(message.sent(recorder))
+            recorder.append_at_least(message.sent(recorder))
         else:
             _noted.headers, _noted.recorder, _noted.message = headers, recorder, message
     except Exception:  # a message must never stay for what is recorded of it
@@ -131,7 +131,7 @@ class Message:
             routing_key=routing_key,
             arguments=encoded_arguments(args or (), kwargs, given, app) if with_arguments else {},
             given=given,
-            embedded=_encoded(embedded, app) if any(embedded.values()) else None,
+            embedded=_encoded(embedded, app) if with_arguments and any(embedded.values()) else None,
         )
 
     def sent(self, recorder: Recorder) -> TaskSent:
@@ -149,9 +149,9 @@ class Message:
             source="signal",
             name=facts.get("task"),
             queue=self.routing_key if isinstance(self.routing_key, str) else None,
-            root_id=facts.get("root_id"),
-            parent_id=facts.get("parent_id"),
-            group_id=facts.get("group") or facts.get("taskset"),
+            root_id=id_of(facts.get("root_id")),
+            parent_id=id_of(facts.get("parent_id")),
+            group_id=id_of(facts.get("group") or facts.get("taskset")),
             group_index=facts.get("group_index"),
             periodic_task_name=periodic if isinstance(periodic, str) else None,
             eta=_moment(facts.get("eta"), self.app),
@@ -163,7 +163,7 @@ class Message:
                 "exchange": self.exchange,
                 "routing_key": self.routing_key,
                 "headers": headers,
-                "properties": {name: value for name, value in self.properties.items() if value not in {None, ""}},
+                "properties": {name: value for name, value in self.properties.items() if value is not None and value != ""},
             },
             embedded=embedded,
             embedded_content_type=embedded_content_type,
@@ -191,10 +191,25 @@ def _encoded(embedded: Mapping[str, Any], app: Any) -> tuple[bytes, str] | None:
     for serializer in (app.conf.task_serializer, "json"):
         try:
             content_type, _, encoded = dumps({name: value for name, value in embedded.items() if value}, serializer=serializer)
+            if b"argsrepr" in as_bytes(encoded):  # of one of these the caller does not want the arguments to be seen
+                _, _, encoded = dumps(_without_hidden(embedded), serializer=serializer)
             return as_bytes(encoded), content_type
         except Exception as exc:  # noqa: BLE001  a signature may hold anything
             logger.debug("%s does not take the callbacks of a task: %s", serializer, exc)
     return None
+
+
+def _without_hidden(given: Any) -> Any:
+    """Return signatures without the arguments of those which the caller has given other reprs for."""
+    if isinstance(given, list | tuple):
+        return [_without_hidden(item) for item in given]
+    if not isinstance(given, Mapping):
+        return given
+    kept = {name: _without_hidden(value) for name, value in given.items()}
+    options = given.get("options")
+    if isinstance(options, Mapping):
+        kept |= {name: empty for name, empty in (("args", []), ("kwargs", {})) if f"{name}repr" in options}
+    return kept
 
 
 def _stamps(facts: Mapping[str, Any]) -> bytes | None:

@@ -13,7 +13,7 @@ from celery import states
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun, task_prerun, task_received, task_rejected, task_retry, task_unknown, worker_process_shutdown
 
-from celery_journal.consumers.request import attempt_of, begin_run, facts_of, has_told, queue_of
+from celery_journal.consumers.request import attempt_of, begin_run, facts_of, queue_of, told_by
 from celery_journal.journal import events as kinds
 
 from .apps import Recorder, recorder_of
@@ -105,8 +105,11 @@ def _ended_without_a_result(sender: Any, task_id: str, retval: Any = None, state
     if state == states.REJECTED and isinstance(retval, Reject):
         reason = "queued again" if retval.requeue else "for good"
         _tell(recorder, kinds.TaskRejected, task_id, request, {**facts, "reason": f"{reason}: {retval.reason!r}"})
-    elif state == states.IGNORED and isinstance(retval, Ignore) and str(retval) != _REPLACED and not has_told(request):
-        _tell(recorder, kinds.TaskIgnored, task_id, request, {**facts, "reason": str(retval) or None})
+    elif state == states.IGNORED and isinstance(retval, Ignore) and str(retval) != _REPLACED:
+        told = told_by(request)
+        if told is None or isinstance(told, kinds.TaskProgress):  # else it has told of its end itself
+            kept = {} if told is None else told.model_dump(include={"state", "result", "content_type", "content_encoding"})
+            _tell(recorder, kinds.TaskIgnored, task_id, request, {**facts, "reason": str(retval) or None, **kept})
 
 
 def _tell(recorder: Recorder, kind: type[kinds.TaskEvent], task_id: str, request: Any, facts: dict[str, Any]) -> None:

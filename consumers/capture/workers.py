@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import platform
@@ -19,6 +20,10 @@ from .apps import Recorder, recorder_of
 from .buffer import close_all
 
 logger = logging.getLogger(__name__)
+
+
+#: Seconds that the end of a worker waits for its heart.
+PATIENCE = 3.0
 
 
 class Heart(threading.Thread):
@@ -39,10 +44,15 @@ class Heart(threading.Thread):
         self.beating.add(self)
 
     def stop(self) -> None:
-        """End, and say that the worker goes."""
+        """End, and say that the worker goes; nothing is said after that."""
         if not self._stopped.is_set():
             self._stopped.set()
+            self.join(timeout=PATIENCE)  # it may be about to say that it is there
             self._say(WorkerOffline)
+
+    def is_of(self, worker: Any) -> bool:
+        """Return whether it is the heart of that worker: there may be several in a process."""
+        return self._consumer.controller is worker
 
     def run(self) -> None:
         """Say that it is there until it is stopped."""
@@ -89,7 +99,15 @@ def _begin(sender: Any, **_signal: Any) -> None:
 
 
 @worker_shutdown.connect(weak=False, dispatch_uid="celery-journal-capture")
-def _end(**_signal: Any) -> None:
+def _end(sender: Any = None, **_signal: Any) -> None:
+    for heart in list(Heart.beating):
+        if heart.is_of(sender):
+            heart.stop()
+    close_all()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Say that the workers of this process go: a cold shutdown sends no signal."""
     for heart in list(Heart.beating):
         heart.stop()
-    close_all()

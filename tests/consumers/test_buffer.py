@@ -193,3 +193,30 @@ def test_one_fact_that_the_database_refuses_harms_no_other(dsn: str, make_app: N
     assert [len(recorded(dsn, name)) for name in ("a", "large", "b")] == [1, 1, 1]
     (large,) = recorded(dsn, "large")
     assert getattr(large.event, "args", None) is None
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on processes may be there for a moment only."""
+    paper = Paper()
+    buffer = Buffer(paper, 100)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    buffer.put(fact("a"), may_wait=True)
+    buffer.put(fact("b"), may_wait=True)
+    until(lambda: paper.streams == ["a", "b"], 10)
+    buffer.close()
+
+
+def test_one_that_is_too_large_keeps_no_other_at_the_end(dsn: str, make_app: NewApp) -> None:
+    """The last ones of a process are recorded over a connection of its own."""
+    backend: JournalBackend = make_app(result_backend_transport_options={"max_payload_bytes": 5000}).backend
+    for name, size in (("a", 10), ("large", 10_000), ("b", 10)):
+        backend.buffer.put(lambda name=name, size=size: backend.emitter.emit(TaskSent, name, args=b"x" * size), may_wait=True)  # type: ignore[misc]
+    backend.buffer.close()
+
+    assert [len(recorded(dsn, name)) for name in ("a", "large", "b")] == [1, 1, 1]

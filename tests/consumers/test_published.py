@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import Celery, chain, chord
@@ -21,7 +22,7 @@ from celery_journal.consumers.capture import CaptureStep
 from celery_journal.journal.events import TaskSent
 
 from .proxy import Proxy
-from .scene import ROOT, Mailbox, kinds, new_app, recorded, row, until, url_of
+from .scene import ROOT, Mailbox, delivered, kinds, new_app, recorded, row, until, url_of
 
 NewApp = Callable[..., Celery]
 
@@ -364,3 +365,71 @@ def test_what_cannot_be_stored_of_a_message_does_not_keep_it_from_being_recorded
     assert sent(dsn, "large").args is None
     assert sent(dsn, "large").name == "scene.add"
     assert sent(dsn, "small").args == b"[1, 2]"
+
+
+def test_ids_may_be_uuids(sender: Celery, dsn: str) -> None:
+    """As objects; serializers keep them so."""
+    task_id = uuid4()
+    sender.send_task("scene.add", (1, 2), task_id=task_id, root_id=task_id, parent_id=uuid4(), group_id=uuid4())
+
+    event = sent(dsn, str(task_id))
+    assert event.root_id == str(task_id)
+    request = delivered(sender, task_id=str(task_id))
+    request.root_id = request.parent_id = request.group = task_id
+    sender.backend.store_result(task_id, 1, "SUCCESS", request=request)
+    assert sender.AsyncResult(str(task_id)).get(timeout=10) == 1
+
+
+def test_properties_may_be_anything(sender: Celery, dsn: str) -> None:
+    """What Celery does not know ends up there."""
+    result = sender.send_task("scene.add", (1, 2), tags=["a", {"b": 1}])
+
+    message = sent(dsn, result.id).message
+    assert message is not None
+    assert message["properties"]["tags"] == ["a", {"b": 1}]
+
+
+def test_what_a_member_of_a_chain_hides_stays_hidden(sender: Celery, dsn: str) -> None:
+    """Privacy: also among what comes after a task; the others are whole."""
+    add = sender.tasks["scene.add"]
+    secret = add.si("4111-1111", 1).set(argsrepr="('****', 1)")
+    first = chain(add.s(1, 2), secret, add.si(5, 6)).apply_async().parent.parent
+
+    event = sent(dsn, first.id)
+    assert b"4111" not in (event.embedded or b"")
+    rest = loads(event.embedded, event.embedded_content_type, "utf-8", accept=["application/json"])["chain"]
+    assert [task["args"] for task in rest] == [[5, 6], []]
+
+
+def test_no_arguments_are_kept_among_callbacks_where_nobody_wants_them(make_app: NewApp, mailbox: Mailbox, dsn: str) -> None:
+    """The option store_arguments speaks of all tasks."""
+    app = make_app(result_backend_transport_options={"store_arguments": False}, **mailbox.conf)
+    app.send_task("scene.add", (1, 2), task_id="a", link=app.signature("scene.add", ("secret", 1)))
+
+    assert b"secret" not in repr(sent(dsn, "a")).encode()
+
+
+def test_what_is_too_large_is_recorded_in_part_also_before_it_leaves(make_app: NewApp, mailbox: Mailbox, dsn: str) -> None:
+    """`sync` records no less than `buffered`."""
+    app = make_app(result_backend_transport_options={"max_payload_bytes": 5000, "track_publish": "sync"}, **mailbox.conf)
+    app.send_task("scene.add", ("x" * 20_000,), task_id="large")
+
+    assert kinds(dsn, "large") == ["task-sent"]
+
+
+def test_a_child_of_multiprocessing_records_what_it_sends(dsn: str, mailbox: Mailbox) -> None:
+    """It ends without Python's own exit."""
+    script = f"""
+import multiprocessing
+from tests.consumers.scene import new_app
+app = new_app({url_of(dsn)!r}, **{mailbox.conf!r})
+app.backend
+def child():
+    app.send_task("scene.add", (1, 2), task_id="child")
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join()
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+    assert kinds(dsn, "child") == ["task-sent"]

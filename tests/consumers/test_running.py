@@ -156,13 +156,22 @@ def test_a_task_that_ends_without_a_result_is_told(worker: Worker) -> None:
 
 
 def test_the_state_that_a_task_has_given_itself_stands(worker: Worker) -> None:
-    """It raises Ignore after it has stored a state: that is how Celery means it."""
+    """It raises Ignore after it has stored a state: that is how Celery means it. It has ended all the same."""
     result = worker.send("ignore", "HALF")
-    until(lambda: result.state == "HALF")
+    until(lambda: "task-ignored" in kinds(worker.dsn, result.id))
+
+    assert result.state == "HALF"
+    assert result.info == {"exc_type": "ValueError", "exc_message": ["by hand"], "exc_module": "builtins"}
+    assert row(worker.dsn, result.id).date_done is not None
+
+
+def test_an_end_that_a_task_has_given_itself_is_not_told_again(worker: Worker) -> None:
+    """It stores a failure and raises Ignore."""
+    result = worker.send("ignore", "FAILURE")
+    until(lambda: result.state == "FAILURE")
     time.sleep(0.3)
 
-    assert "task-ignored" not in kinds(worker.dsn, result.id)
-    assert result.state == "HALF"
+    assert stored(worker.dsn, result.id) == ["task-started", "task-failed"]
 
 
 def test_a_task_that_another_one_replaces_goes_on(worker: Worker) -> None:

@@ -156,6 +156,16 @@ def test_facts_that_were_recorded_late_stand_where_they_happened() -> None:
     ]
 
 
+@pytest.mark.parametrize("ahead", [-0.8, -0.2, 0.2, 0.8])
+def test_clocks_that_differ_by_less_than_can_be_told_do_not_change_the_order(ahead: float) -> None:
+    """As clocks do, and tasks may be quicker than that."""
+    quick: list[Told] = [(TaskReceived, 0.01, {}), (TaskStarted, 0.02, {}), (TaskSucceeded, 0.03, {})]
+    told: list[Told] = [(kind, second, {"worker": "w1", "run": "r1", **fields}) for kind, second, fields in quick]
+
+    transitions = timeline(log((TaskSent, 0, {"lag": 0.9}), *told, ahead={None: ahead}))
+    assert [one.kind for one in transitions] == ["task-sent", "task-received", "task-started", "task-succeeded"]
+
+
 @pytest.mark.parametrize("ahead", [300, -300])
 @pytest.mark.parametrize("whose", ["w1", None])
 def test_clocks_that_disagree_are_said_to_and_do_not_change_the_order(whose: str | None, ahead: float) -> None:
