@@ -84,7 +84,7 @@ class Reading(JournalBase):
         more = loads(row.meta, "application/json", "utf-8", accept=["application/json"]) if row.meta else {}
         meta: Meta = {
             "task_id": task_id,
-            "status": row.status,
+            "status": _stored_state(row),
             "result": self._decoded(row),
             "traceback": row.traceback,
             "children": more.get("children") or [],
@@ -138,3 +138,9 @@ class Reading(JournalBase):
         except (ContentDisallowed, DecodeError, ValueError) as exc:  # no reason to keep the result from who asks for that
             logger.warning("the arguments of %s cannot be shown: %s", row.task_id, exc)
             return None
+
+
+def _stored_state(row: TaskResult) -> str:
+    """Return the state as Celery stores it: to what signals alone tell it gives none, and who asks it expects PENDING."""
+    is_told = row.status in {states.RECEIVED, states.STARTED, states.REJECTED, states.IGNORED} and row.content_type is None
+    return str(states.PENDING) if is_told else row.status

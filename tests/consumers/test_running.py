@@ -92,7 +92,7 @@ def test_what_a_task_ignores_is_told_without_its_value(worker: Worker) -> None:
     }
     assert told["task-ignored"].result is None
     assert told["task-started"].source == "signal"
-    assert row(worker.dsn, result.id).status == "IGNORED"
+    assert (row(worker.dsn, result.id).status, worker.app.AsyncResult(result.id).state) == ("IGNORED", "PENDING")  # as Celery has it
     assert (row(worker.dsn, result.id).worker or "").startswith("scene-")  # M07
 
 
