@@ -22,7 +22,7 @@ from celery_journal.projections import verify
 from tests.conftest import empty, new_database, require
 
 from .lostscene import GRACE, Log, pause
-from .scene import ask, delivered, kinds, new_app, row, until, url_of
+from .scene import ask, delivered, kinds, new_app, row, stored, until, url_of
 from .servers import PGBOUNCER, Server, folder_of_servers, pgbouncer, postgresql, unused_port
 from .workers import Worker, available, working
 
@@ -95,7 +95,7 @@ def test_results_come_back(worker: Worker) -> None:
     with pytest.raises(ValueError, match="no"):
         failed.get(timeout=PATIENCE)
 
-    assert kinds(worker.dsn, results[-1].id) == ["task-started", "task-succeeded"]
+    assert stored(worker.dsn, results[-1].id) == ["task-started", "task-succeeded"]
 
 
 def test_groups_and_chords_come_back(worker: Worker) -> None:

@@ -86,8 +86,8 @@ def test_what_a_worker_stores_while_the_database_is_away_is_there_afterwards(run
         assert stored(running.dsn, result.id) == ["task-started", "task-succeeded"]
     disorder = b"""
         select count(*) from (select position, pid, occurred_at, lag(occurred_at) over (partition by pid order by position) as previous
-                                from celery_journal.event) as event
-         where occurred_at < previous"""
+                                from celery_journal.event where source = 'backend') as event
+         where occurred_at < previous"""  # what signals tell is recorded when there is time
     assert ask(running.dsn, disorder) == [(0,)]
     assert "Traceback" not in said
     assert "left the spool and 0 were refused" in said
