@@ -284,11 +284,11 @@ def test_a_server_that_is_down_behind_pgbouncer_is_an_outage(server: tuple[Serve
                 assert app.backend.exception_safe_to_retry(failed.value)
 
         for app in (old, new):
-            until(lambda: stored(app, "after"))  # noqa: B023
+            until(lambda: is_stored(app, "after"))  # noqa: B023
             app.backend.database.close()
 
 
-def stored(app: Celery, task_id: str) -> bool:
+def is_stored(app: Celery, task_id: str) -> bool:
     try:
         app.backend.mark_as_done(task_id, 1)
     except JournalUnavailable:
@@ -322,7 +322,8 @@ def test_what_is_lost_is_marked_by_one_at_a_time(pooled: str, dsn: str) -> None:
     with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as connection:
         marked = [sweep_lost(connection, Journal(), Emitter(), GRACE) for _ in range(3)]
     with psycopg.connect(dsn, autocommit=True) as connection:
-        locks = connection.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone()
+        mine = "database = (select oid from pg_database where datname = current_database())"
+        locks = connection.execute(f"select count(*) from pg_locks where locktype = 'advisory' and {mine}".encode()).fetchone()
 
     assert [[lost.task_id for lost in one] for one in marked] == [["t"], [], []]
     assert locks == (0,)
