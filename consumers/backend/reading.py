@@ -141,6 +141,6 @@ class Reading(JournalBase):
 
 
 def _stored_state(row: TaskResult) -> str:
-    """Return the state as Celery stores it: to what signals alone tell it gives none, and who asks it expects PENDING."""
-    is_told = row.status in {states.RECEIVED, states.STARTED, states.REJECTED, states.IGNORED} and row.content_type is None
+    """Return the state as Celery knows it: it never stores these two, and who asks it of such a task expects PENDING."""
+    is_told = row.status in {states.RECEIVED, states.IGNORED} and row.content_type is None  # a task that stores one itself means it
     return str(states.PENDING) if is_told else row.status
