@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakSet
 
 from celery import current_app
-from celery._state import get_current_task
+from celery._state import _get_active_apps, get_current_task
 
 from celery_journal.consumers.options import Options
 from celery_journal.journal import Emitter
@@ -61,11 +61,11 @@ def sender_of(name: str, declare: Any) -> Any:
     # The signal does not say. The queue is the app's own object, unless the caller has made it.
     queue = declare[0] if declare else None
     if queue is not None:
-        for app in _attached:
+        for app in (*_attached, *_get_active_apps()):
             # Who sends has its queues; the others are not to be set up for this.
             queues = vars(vars(app).get("amqp") or _NOBODY).get("queues") or {}
             if queues.get(queue.name) is queue:
-                return app
+                return app if app in _attached else None
     if (task := get_current_task()) is not None and task.app in _attached:
         return task.app
     app = current_app._get_current_object()

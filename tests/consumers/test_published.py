@@ -22,7 +22,7 @@ from celery_journal.consumers.capture import CaptureStep
 from celery_journal.journal.events import TaskSent
 
 from .proxy import Proxy
-from .scene import ROOT, Mailbox, delivered, kinds, new_app, recorded, row, until, url_of
+from .scene import ROOT, Mailbox, current, delivered, kinds, new_app, recorded, row, until, url_of
 
 NewApp = Callable[..., Celery]
 
@@ -310,7 +310,8 @@ def test_each_app_has_its_own_tasks_recorded(make_app: NewApp, mailbox: Mailbox,
     """Also where several live in one process, and one of them has another result backend."""
     ours, theirs = make_app(**mailbox.conf), new_app("cache+memory://", **Mailbox(tmp_path / "other").conf)
     assert ours.backend
-    theirs.send_task("scene.add", (1, 2), task_id="theirs")
+    with current(ours):
+        theirs.send_task("scene.add", (1, 2), task_id="theirs")
     ours.send_task("scene.add", (1, 2), task_id="ours")
     ours.backend.buffer.flush()
 
