@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
@@ -16,7 +17,7 @@ from celery_journal.journal.events import Event
 from .buffer import Buffer
 
 
-class Recorder:
+class Recorder(ABC):
     """What records facts for an app: its result backend."""
 
     app: Any
@@ -25,17 +26,17 @@ class Recorder:
     #: For facts that nobody waits for.
     buffer: Buffer
 
+    @abstractmethod
     def append(self, *events: Event) -> None:
         """Record the events before this returns; while the database is away, they go to the spool."""
-        raise NotImplementedError
 
+    @abstractmethod
     def append_at_least(self, event: Event) -> None:
         """Record the event before this returns, without its payload where that is too large or refused."""
-        raise NotImplementedError
 
+    @abstractmethod
     def append_now(self, event: Event) -> None:
         """Record an event that nobody wants to have later, or raise."""
-        raise NotImplementedError
 
 
 _attached: WeakSet[Any] = WeakSet()

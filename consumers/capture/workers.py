@@ -38,14 +38,15 @@ class Heart(threading.Thread):
         super().__init__(name="celery-journal-heart", daemon=True)
         self._recorder = recorder
         self._consumer = consumer
+        self._pid = os.getpid()
         self._stopped = threading.Event()
         #: Whether it is recorded that the worker has come: what an earlier one of that name had, it does not have.
         self._is_known = False
         self.beating.add(self)
 
     def stop(self) -> None:
-        """End, and say that the worker goes; nothing is said after that."""
-        if not self._stopped.is_set():
+        """End, and say that the worker goes; nothing is said after that. In a process forked off the worker this does nothing."""
+        if os.getpid() == self._pid and not self._stopped.is_set():
             self._stopped.set()
             self.join(timeout=PATIENCE)  # it may be about to say that it is there
             self._say(WorkerOffline)
