@@ -192,7 +192,7 @@ def test_a_time_limit_is_known_before_it_is_reached(worker: Worker) -> None:
     assert stored(worker.dsn, result.id) == ["task-started", "task-failed"]
     (run,) = runs(worker.dsn, result.id)
     assert (run["time_limit"], run["status"]) == (1, "FAILURE")
-    assert run["run_time"].total_seconds() >= 1
+    assert run["run_time"].total_seconds() > 0.5  # the limit counts from the acceptance, which is a little earlier
 
 
 def test_it_is_told_who_asks_to_revoke_and_who_does_it(worker: Worker) -> None:
