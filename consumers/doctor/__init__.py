@@ -1,0 +1,1 @@
+"""What in the settings and in the database will surprise, each with what to do."""

@@ -1,0 +1,1 @@
+"""Taking the log out and in, and the past of other result backends in."""
