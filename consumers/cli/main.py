@@ -12,6 +12,7 @@ from celery_journal import sql
 from celery_journal.journal import migrate, pending_migrations, projections_to_rebuild, schema_version, script, wanted_version
 
 from .capture import capture
+from .doctor import doctor
 from .explain import explain
 from .failure import EXIT_CODES, one_sentence
 from .lost import lost
@@ -126,5 +127,5 @@ def demo_command() -> None:
 
 
 main.add_command(capture)
-for command in (explain, lost, projections, spool, stale):
+for command in (doctor, explain, lost, projections, spool, stale):
     main.add_command(command)

@@ -44,10 +44,15 @@ class Target:
             raise click.UsageError("no database is named; give --dsn postgresql://user@host/db, or set CELERY_JOURNAL_DSN")
         return locate(self._dsn)
 
+    @property
+    def dsn(self) -> str:
+        """Where the database is; an embedded server runs when this returns."""
+        location = self.location
+        return embedded.use(location) if isinstance(location, Path) else location
+
     def connect(self) -> Connection:
         """Return a connection to the database that was named."""
-        location = self.location
-        return connect(embedded.use(location) if isinstance(location, Path) else location)
+        return connect(self.dsn)
 
     @property
     def options(self) -> Options:

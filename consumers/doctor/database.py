@@ -1,0 +1,127 @@
+"""Checks of the database and of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import psycopg
+
+from celery_journal.consumers.options import beside
+from celery_journal.consumers.words import counted, duration, listed
+from celery_journal.journal import CannotListen, DatabaseError, Listener, is_pooled
+
+from .examination import Finding, Subject, check
+
+#: The oldest that is tested.
+OLDEST_SERVER = 150000
+
+#: How long a transaction may hold up the readers of the log before it is worth a word, and before it is bad.
+LONG, TOO_LONG = timedelta(seconds=10), timedelta(minutes=5)
+
+#: Events behind which a reader of the log is said to be.
+FAR_BEHIND = 10_000
+
+
+@check("server version")
+def _version(subject: Subject) -> Iterator[Finding]:
+    number = subject.connection.info.server_version
+    found = f"PostgreSQL {number // 10000}.{number % 10000}"
+    if number < OLDEST_SERVER:
+        yield Finding("server version", "bad", f"{found}, which celery-journal is not tried on", "upgrade to PostgreSQL 15 or newer")
+    else:
+        yield Finding("server version", "ok", found)
+
+
+@check("durability")
+def _durability(subject: Subject) -> Iterator[Finding]:
+    settings = subject.row("durability")
+    if settings["fsync"] == "off":
+        yield Finding("durability", "bad", "fsync is off: a crash of the server's machine may destroy the database", "set fsync = on")
+    elif settings["synchronous_commit"] == "off":
+        found = "synchronous_commit is off: a crash of the server loses the last results, though workers believe them stored"
+        yield Finding("durability", "warn", found, "alter role ... set synchronous_commit = on, for the role of the workers")
+    else:
+        yield Finding("durability", "ok", "what ends something is on disk before the call returns")
+
+
+@check("listening")
+def _listening(subject: Subject) -> Iterator[Finding]:
+    pooled = is_pooled(subject.connection)
+    given = subject.options.listen_dsn
+    if given == "":
+        found = "listen_dsn is empty: results are polled, every half second"
+        yield Finding("listening", "warn", found, "set listen_dsn to a direct connection, or leave it out if there is no pooler")
+        return
+    try:
+        Listener(beside("listen_dsn", given, subject.dsn) if given else subject.dsn, subject.schema, timeout=3).close()
+    except CannotListen as exc:
+        why = "a pooler is in between" if pooled and given is None else str(exc)
+        found = f"nobody can LISTEN ({why}): get() polls, every half second"
+        yield Finding("listening", "warn", found, "set the option listen_dsn to a direct connection to the primary")
+    except (DatabaseError, psycopg.Error) as exc:
+        yield Finding("listening", "bad", f"listen_dsn does not work: {str(exc).strip().splitlines()[0]}", "correct listen_dsn")
+    else:
+        yield Finding("listening", "ok", "results are pushed" + (", past the pooler" if pooled else ""))
+
+
+@check("partitions")
+def _partitions(subject: Subject) -> Iterator[Finding]:
+    missing = [row["name"] for row in subject.rows("missing partitions")]
+    stray = subject.row("default partition")
+    if missing:
+        found = f"no partition for the coming weeks: {listed(missing)}; their events go to the default partition"
+        yield Finding("partitions", "bad", found, "run: celery-journal migrate; and celery.backend_cleanup every day, by Celery's beat")
+    if stray["events"]:
+        found = (
+            f"the default partition holds {counted(stray['events'], 'event')}, from {stray['first']:%Y-%m-%d} to {stray['last']:%Y-%m-%d}"
+        )
+        advice = "mind the clocks of whoever told them; they are kept and found like all others, and stay when weeks are dropped"
+        yield Finding("partitions", "warn", found, advice)
+    if not missing and not stray["events"]:
+        yield Finding("partitions", "ok", "this week and the next have theirs, and the default partition is empty")
+
+
+@check("horizon")
+def _horizon(subject: Subject) -> Iterator[Finding]:
+    oldest = next(iter(subject.rows("oldest transactions")), None)
+    if oldest is None or oldest["age"] < LONG:
+        yield Finding("horizon", "ok", "no open transaction holds up who reads the log in order")
+        return
+    who = f"{oldest['who'] or 'somebody'} (process {oldest['pid']}, {oldest['state']})" if oldest["pid"] else f"prepared {oldest['who']}"
+    found = f"a transaction of {who} in {oldest['database']} is open for {duration(oldest['age'])}: tail, export and subscriptions wait"
+    end = f"select pg_terminate_backend({oldest['pid']})" if oldest["pid"] else f"rollback prepared '{oldest['who']}'"
+    yield Finding("horizon", "bad" if oldest["age"] > TOO_LONG else "warn", found, f"end it: {end}")
+
+
+@check("subscriptions")
+def _subscriptions(subject: Subject) -> Iterator[Finding]:
+    behind = [row for row in subject.rows("subscriptions", most=FAR_BEHIND) if row["behind"] >= FAR_BEHIND]
+    for row in behind:
+        found = f"subscription {row['name']} is more than {FAR_BEHIND:,} events behind, and was last seen {duration(row['age'])} ago"
+        yield Finding("subscriptions", "warn", found, "start its reader, or delete its row if nobody needs it any more")
+    if not behind:
+        yield Finding("subscriptions", "ok", "none is far behind")
+
+
+@check("indexes")
+def _indexes(subject: Subject) -> Iterator[Finding]:
+    broken = [row["name"] for row in subject.rows("broken indexes")]
+    if broken:
+        yield Finding("indexes", "bad", f"not usable: {listed(broken)}", "reindex index concurrently ..., for each")
+    else:
+        yield Finding("indexes", "ok", "all are valid")
+
+
+@check("vacuum")
+def _vacuum(subject: Subject) -> Iterator[Finding]:
+    bloated = subject.rows("bloated tables")
+    for row in bloated:
+        found = f"{row['name']} has {row['dead']:,} dead rows beside {row['live']:,}, and was {_vacuumed(row['vacuumed'])}"
+        yield Finding("vacuum", "warn", found, f"vacuum {subject.schema}.{row['name']}; and look why autovacuum does not")
+    if not bloated:
+        yield Finding("vacuum", "ok", "no table is bloated")
+
+
+def _vacuumed(age: timedelta | None) -> str:
+    return "never vacuumed" if age is None else f"vacuumed {duration(age)} ago"

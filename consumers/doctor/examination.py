@@ -1,0 +1,83 @@
+"""The examination: one small function a check, each of which says what it found and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from celery import Celery
+from psycopg.rows import dict_row
+
+from celery_journal import sql
+from celery_journal.consumers.options import Options
+from celery_journal.journal import Connection
+
+Status = Literal["ok", "warn", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found."""
+
+    check: str
+    #: `warn` will surprise somebody some day; `bad` loses something, or stops it, now.
+    status: Status
+    #: In words.
+    found: str
+    #: What to do; empty where there is nothing to do.
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field by name."""
+        return {"check": self.check, "status": self.status, "found": self.found, "advice": self.advice}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is examined: a journal, and the app whose results go there, where one is known."""
+
+    connection: Connection
+    #: Where it is connected to.
+    dsn: str
+    options: Options
+    schema: str
+    app: Celery | None = None
+
+    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Return what the statement of sql/doctor.sql answers."""
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(sql.query("doctor.sql", name, self.schema), parameters).fetchall()
+
+    def row(self, name: str, **parameters: Any) -> dict[str, Any]:
+        """Return the one row that the statement answers."""
+        (row,) = self.rows(name, **parameters)
+        return row
+
+
+#: Yields a finding for each thing that is wrong, and one that is `ok` where nothing is.
+Check = Callable[[Subject], Iterator[Finding]]
+AppCheck = Callable[[Subject, Celery], Iterator[Finding]]
+
+#: In the order in which they are made: those of the journal, and those of the settings of an app.
+CHECKS: dict[str, Check] = {}
+APP_CHECKS: dict[str, AppCheck] = {}
+
+
+def check(name: str) -> Callable[[Check], Check]:
+    """Make the function a check of that name."""
+    return lambda function: CHECKS.setdefault(name, function)
+
+
+def app_check(name: str) -> Callable[[AppCheck], AppCheck]:
+    """Make the function a check of an app's settings."""
+    return lambda function: APP_CHECKS.setdefault(name, function)
+
+
+def examine(subject: Subject) -> Iterator[Finding]:
+    """Yield what every check finds, as it comes."""
+    for look in CHECKS.values():
+        yield from look(subject)
+    if subject.app is not None:
+        for look_at_app in APP_CHECKS.values():
+            yield from look_at_app(subject, subject.app)

@@ -1,0 +1,78 @@
+"""Checks of what the journal holds: workers, clocks, lost tasks, the spool."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+
+from celery_journal.consumers.lost import find_lost
+from celery_journal.consumers.spool import spool_of
+from celery_journal.consumers.timeline import TOLERANCE
+from celery_journal.consumers.words import counted, duration, listed
+from celery_journal.projections import Worker
+
+from .examination import Finding, Subject, check
+
+
+@check("clocks")
+def _clocks(subject: Subject) -> Iterator[Finding]:
+    wrong = {
+        worker.worker: worker.clock_offset
+        for worker in Worker.all(subject.connection, subject.schema)
+        if worker.alive and worker.clock_offset is not None and abs(worker.clock_offset) > TOLERANCE
+    }
+    ahead = subject.row("future events", tolerance=TOLERANCE)
+    advice = "run an NTP client on every machine; order and ages are right, but dates are by the clock of whoever tells them"
+    for name, offset in wrong.items():
+        yield Finding(
+            "clocks", "warn", f"the clock of {name} is {duration(offset)} {'ahead' if offset > timedelta(0) else 'behind'}", advice
+        )
+    if ahead["events"] and not wrong:
+        events = f"{counted(ahead['events'], 'event')} of the last {ahead['looked_at']:,}"
+        found = f"{events} happened after being recorded, up to {duration(ahead['lead'])}"
+        yield Finding("clocks", "warn", found, advice)
+    if not wrong and not ahead["events"]:
+        yield Finding("clocks", "ok", "workers and senders agree with the database")
+
+
+@check("workers")
+def _workers(subject: Subject) -> Iterator[Finding]:
+    workers = Worker.all(subject.connection, subject.schema)
+    silent = [worker.worker for worker in workers if not worker.alive and not worker.offline]
+    if silent:
+        found = f"{counted(len(silent), 'worker')} stopped telling that they live, and never said that they go: {listed(silent)}"
+        yield Finding("workers", "warn", found, "start them again if they are missed; what they had is in: celery-journal lost")
+    else:
+        yield Finding("workers", "ok", f"{counted(sum(worker.alive for worker in workers), 'worker')} alive, none silent")
+
+
+@check("lost tasks")
+def _lost(subject: Subject) -> Iterator[Finding]:
+    found = find_lost(subject.connection, subject.options.lost_grace, subject.schema)
+    if found:
+        words = f"{counted(len(found), 'task')} will not go on by {'itself' if len(found) == 1 else 'themselves'}"
+        yield Finding("lost tasks", "warn", words, "run: celery-journal lost")
+    else:
+        yield Finding("lost tasks", "ok", "none")
+
+
+@check("spool")
+def _spool(subject: Subject) -> Iterator[Finding]:
+    if subject.options.spool == "":
+        found = "the option spool is empty: what cannot be written within retry_budget raises in the worker"
+        yield Finding("spool", "warn", found, "leave the option out, or name a directory that outlives the container")
+        return
+    try:
+        status = spool_of(subject.dsn, subject.schema, subject.options.spool).status()
+    except (sqlite3.Error, OSError) as exc:
+        yield Finding("spool", "bad", f"the spool cannot be read: {exc}", "correct its permissions, or the option spool")
+        return
+    if status.waiting:
+        found = f"{counted(status.waiting, 'event')} of this machine wait for the database, the oldest for {duration(status.age)}"
+        yield Finding("spool", "bad", found, "run: celery-journal spool drain")
+    if status.refused:
+        found = f"{counted(status.refused, 'event')} of this machine were refused by the database"
+        yield Finding("spool", "bad", found, "run: celery-journal spool --json")
+    if not status.waiting and not status.refused:
+        yield Finding("spool", "ok", "nothing of this machine waits")

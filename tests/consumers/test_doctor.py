@@ -1,0 +1,292 @@
+"""What will surprise is found, each with what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from celery import Celery
+
+from celery_journal.consumers.doctor import Finding, Subject, examine, unreadable
+from celery_journal.consumers.options import Options
+from celery_journal.consumers.spool import packed, spool_of
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.events import ChordStarted, TaskReceived, TaskSent, TaskSucceeded, WorkerHeartbeat
+from tests.conftest import empty, require
+
+from . import servers
+from .scene import new_app, url_of
+from .test_cli import as_url, command
+
+Examine = Callable[..., list[Finding]]
+
+
+@pytest.fixture
+def connection(embedded_database: str) -> Iterator[Connection]:
+    with psycopg.connect(embedded_database, autocommit=True) as connection:
+        empty(connection)
+        connection.execute("select pg_stat_reset()")
+        yield connection
+
+
+@pytest.fixture
+def tell(connection: Connection) -> Callable[..., None]:
+    """Append a fact."""
+    emitter = Emitter()
+    return lambda kind, stream, **fields: Journal().append(connection, emitter.emit(kind, stream, **fields)) and None
+
+
+@pytest.fixture
+def wrong(connection: Connection, embedded_database: str, tmp_path: Path) -> Examine:
+    """What is wrong with the journal, or with the settings of an app that uses it."""
+
+    def look(check: str, app: Celery | None = None, dsn: str = embedded_database, **options: Any) -> list[Finding]:
+        given = Options.read({"spool": str(tmp_path / "spool"), "lost_grace": 0.01, **options})
+        subject = Subject(connection, dsn, given, given.schema_name, app)
+        return [finding for finding in examine(subject) if finding.check == check and finding.status != "ok"]
+
+    return look
+
+
+@pytest.fixture
+def make_app(embedded_database: str) -> Iterator[Callable[..., Celery]]:
+    apps: list[Celery] = []
+
+    def make(**conf: Any) -> Celery:
+        apps.append(new_app(url_of(embedded_database), **conf))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+def test_a_healthy_journal_has_nothing_wrong(connection: Connection, embedded_database: str) -> None:
+    """And each check says so; exit code 0."""
+    result = command("doctor", "--payloads", "--json", dsn=as_url(embedded_database))
+
+    findings = json.loads(result.stdout)
+    assert result.returncode == 0, findings
+    assert {finding["status"] for finding in findings} == {"ok"}
+    assert {"partitions", "horizon", "clocks", "workers", "lost tasks", "spool", "payloads"} <= {finding["check"] for finding in findings}
+    assert "celery -A proj journal doctor" in command("doctor", dsn=as_url(embedded_database)).stderr
+
+
+def test_what_is_wrong_is_said_with_what_to_do(tell: Callable[..., None], embedded_database: str) -> None:
+    """Exit code 1."""
+    tell(TaskSent, "t", occurred_at=datetime(2001, 1, 1, tzinfo=UTC))
+
+    result = command("doctor", dsn=as_url(embedded_database))
+
+    (line,) = [line for line in result.stdout.splitlines() if not line.startswith("ok\t")]
+    assert (result.returncode, *line.split("\t")[:2]) == (1, "warn", "partitions")
+    assert "1 event, from 2001-01-01 to 2001-01-01\tmind the clocks" in line
+
+
+def test_a_week_without_a_partition_is_bad(connection: Connection, wrong: Examine) -> None:
+    """Its events would be where no retention drops them."""
+    with connection.transaction(force_rollback=True):
+        next_week = datetime.now(UTC) - timedelta(days=datetime.now(UTC).weekday() - 7)
+        connection.execute(f"drop table celery_journal.event_{next_week:%Y_%m_%d}".encode())
+        (finding,) = wrong("partitions")
+
+    assert finding.status == "bad"
+    assert f"event_{next_week:%Y_%m_%d}" in finding.found
+    assert "celery-journal migrate" in finding.advice
+
+
+def test_whoever_holds_up_the_readers_of_the_log_is_named(
+    connection: Connection, wrong: Examine, embedded_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what ends it."""
+    monkeypatch.setattr("celery_journal.consumers.doctor.database.LONG", timedelta(0))
+    with psycopg.connect(embedded_database, application_name="a long report") as other:
+        other.execute("create temporary table held (one integer)")
+        (finding,) = wrong("horizon")
+        assert f"a long report (process {other.info.backend_pid}, idle in transaction)" in finding.found
+        assert finding.advice == f"end it: select pg_terminate_backend({other.info.backend_pid})"
+        other.rollback()
+
+    assert wrong("horizon") == []
+
+
+def test_a_reader_that_is_far_behind_is_named(connection: Connection, tell: Callable[..., None], wrong: Examine, monkeypatch: Any) -> None:
+    """It may be one that nobody needs any more."""
+    monkeypatch.setattr("celery_journal.consumers.doctor.database.FAR_BEHIND", 2)
+    connection.execute("insert into celery_journal.subscription (name, generation, transaction, position) values ('audit', 'g', '0', 0)")
+    tell(TaskSent, "t")
+    assert wrong("subscriptions") == []
+    tell(TaskSent, "u")
+
+    (finding,) = wrong("subscriptions")
+
+    assert "subscription audit" in finding.found
+
+
+def test_an_index_that_cannot_be_used_is_bad(connection: Connection, wrong: Examine) -> None:
+    """As a `create index concurrently` leaves one that was interrupted."""
+    with connection.transaction(force_rollback=True):
+        connection.execute("update pg_index set indisvalid = false where indexrelid = 'celery_journal.task_result_row_date_done'::regclass")
+        (finding,) = wrong("indexes")
+
+    assert "task_result_row_date_done" in finding.found
+
+
+def test_results_that_do_not_wait_for_the_disk_are_warned_of(connection: Connection, wrong: Examine) -> None:
+    """A crash of the server would lose them."""
+    connection.execute("set synchronous_commit = off")
+
+    (finding,) = wrong("durability")
+
+    assert "synchronous_commit is off" in finding.found
+
+
+def test_a_clock_that_is_wrong_is_named(tell: Callable[..., None], wrong: Examine) -> None:
+    """That of a worker by its heartbeats; and that of a sender by what it told."""
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    tell(TaskSent, "t", occurred_at=later)
+    (sender,) = wrong("clocks")
+    tell(WorkerHeartbeat, "w1", occurred_at=later, source="signal", meta=b'{"freq": 10}')
+    (worker,) = wrong("clocks")
+
+    assert "1 event of the last 1 happened after being recorded, up to 5 min" in sender.found
+    assert worker.found == "the clock of w1 is 5 min ahead"
+
+
+def test_a_worker_that_went_without_a_word_is_named(connection: Connection, tell: Callable[..., None], wrong: Examine) -> None:
+    """One that says that it goes is not."""
+    tell(WorkerHeartbeat, "w1", source="signal", meta=b'{"freq": 0.001}')
+    connection.execute("select pg_sleep(0.1)")
+
+    (finding,) = wrong("workers")
+
+    assert "w1" in finding.found
+    assert "celery-journal lost" in finding.advice
+
+
+def test_lost_tasks_are_counted(connection: Connection, tell: Callable[..., None], wrong: Examine) -> None:
+    """Which they are, another command says."""
+    tell(TaskReceived, "t", worker="w1", run="r", name="app.send", expires=datetime.now(UTC) - timedelta(days=1))
+    tell(WorkerHeartbeat, "w1", source="signal", meta=b'{"freq": 0.001}')
+    connection.execute("select pg_sleep(0.2)")
+
+    (finding,) = wrong("lost tasks")
+
+    assert finding.found == "1 task will not go on by itself"
+
+
+def test_what_waits_on_this_machine_is_bad(embedded_database: str, wrong: Examine, tmp_path: Path) -> None:
+    """The database is back, and nobody has drained it."""
+    spool_of(embedded_database, "celery_journal", tmp_path / "spool").put(packed(Emitter().emit(TaskSucceeded, "t")))
+
+    (finding,) = wrong("spool")
+
+    assert finding.found.startswith("1 event of this machine wait")
+    assert finding.advice == "run: celery-journal spool drain"
+    assert "retry_budget raises" in wrong("spool", spool="")[0].found
+
+
+def test_polling_is_told(wrong: Examine) -> None:
+    """With an empty listen_dsn, and one that leads nowhere."""
+    assert "polled" in wrong("listening", listen_dsn="")[0].found
+    assert wrong("listening", listen_dsn=f"host=127.0.0.1 port={servers.unused_port()}")[0].status == "bad"
+
+
+def test_a_pooler_without_a_way_to_listen_is_told(connection: Connection, embedded_database: str, tmp_path: Path) -> None:
+    """PgBouncer in transaction mode: results are polled, unless listen_dsn leads past it."""
+    require("PgBouncer", servers.PGBOUNCER is not None)
+    with (
+        servers.pgbouncer(embedded_database, tmp_path) as pooled,
+        psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as through,
+    ):
+
+        def listening(**options: Any) -> Finding:
+            subject = Subject(through, pooled, Options.read({"spool": str(tmp_path), **options}), "celery_journal")
+            return next(finding for finding in examine(subject) if finding.check == "listening")
+
+        deaf, hearing = listening(), listening(listen_dsn=embedded_database)
+
+    assert (deaf.status, hearing.status) == ("warn", "ok")
+    assert "listen_dsn" in deaf.advice
+
+
+def test_payloads_that_do_not_decode_are_named(connection: Connection, tell: Callable[..., None], embedded_database: str) -> None:
+    """F26: those of a serializer that is not accepted, and those that are not what they say."""
+    tell(TaskSucceeded, "fine", result=b"1", content_type="application/json", content_encoding="utf-8", args=b"[1]", kwargs=b"{}")
+    tell(TaskSucceeded, "pickled", result=b"\x80", content_type="application/x-python-serialize", content_encoding="binary")
+    tell(TaskSucceeded, "cut", result=b"[1, ", content_type="application/json", content_encoding="utf-8")
+
+    findings = list(unreadable(Subject(connection, embedded_database, Options(), "celery_journal")))
+
+    assert [finding.found.partition(":")[0] for finding in findings] == [
+        "the result of cut cannot be read",
+        "the result of pickled cannot be read",
+    ]
+    assert "accept_content" in findings[1].advice
+
+
+@pytest.mark.parametrize(
+    ("check", "conf", "found"),
+    [
+        pytest.param("track_started", {"task_track_started": False}, "says PENDING while a task runs", id="track_started"),
+        pytest.param("ignored results", {"task_ignore_result": True}, "no task's return value is stored", id="ignored"),
+        pytest.param("result_expires", {"result_expires": 60, "task_time_limit": 3600}, "a task may run for 1 h", id="time limit"),
+    ],
+)
+def test_settings_that_surprise_are_told(wrong: Examine, make_app: Callable[..., Celery], check: str, conf: Any, found: str) -> None:
+    """And with other settings nothing is wrong."""
+    (finding,) = wrong(check, make_app(**conf))
+
+    assert found in finding.found
+    assert finding.advice
+    assert wrong(check, make_app(task_track_started=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "options"),
+    [
+        pytest.param("ignored results", {"journal_ignored": False}, id="journal_ignored"),
+        pytest.param("publishing", {"track_publish": "off"}, id="track_publish"),
+        pytest.param("publishing", {"store_arguments": False}, id="store_arguments"),
+    ],
+)
+def test_options_that_leave_something_out_are_told(
+    wrong: Examine, make_app: Callable[..., Celery], check: str, options: dict[str, Any]
+) -> None:
+    """They may be meant so."""
+    app = make_app()
+
+    assert len(wrong(check, app, **options)) == 1
+    assert wrong(check, app) == []
+
+
+def test_results_that_expire_before_their_chord_are_told(
+    tell: Callable[..., None], wrong: Examine, make_app: Callable[..., Celery]
+) -> None:
+    """Those of its first members are gone when the last one ends."""
+    tell(ChordStarted, "g", size=2, occurred_at=datetime.now(UTC) - timedelta(hours=2))
+
+    (finding,) = wrong("result_expires", make_app(result_expires=3600))
+
+    assert "chord g took 2 h" in finding.found
+    assert wrong("result_expires", make_app(result_expires=36000)) == []
+    assert wrong("result_expires", make_app(result_expires=None)) == []
+
+
+def test_a_visibility_timeout_that_is_too_short_is_told(tell: Callable[..., None], wrong: Examine, make_app: Callable[..., Celery]) -> None:
+    """Redis gives the message to a second worker then, and the task runs twice."""
+    received = datetime.now(UTC) - timedelta(minutes=10)
+    tell(TaskReceived, "t", worker="w1", run="r", occurred_at=received)
+    tell(TaskSucceeded, "t", worker="w1", run="r")
+    short = {"broker_url": "redis://127.0.0.1:6379/0", "broker_transport_options": {"visibility_timeout": 60}}
+
+    (finding,) = wrong("visibility timeout", make_app(**short))
+
+    assert "after 1 min, and a task had one for 10 min" in finding.found
+    assert wrong("visibility timeout", make_app(broker_url="redis://127.0.0.1:6379/0")) == []
+    assert wrong("visibility timeout", make_app()) == []
