@@ -1,8 +1,12 @@
 """The views: one module each, and how they are rebuilt and verified."""
 
 from .chord_counter import ChordCounter, ChordPart
+from .fields import FieldError
 from .group_result import GroupResult
-from .projection import PROJECTIONS, RowDoesNotExist
+from .managers import NoJournal
+from .projection import PROJECTIONS, RowDoesNotExist, SeveralRows
+from .query import Q
+from .queryset import QuerySet
 from .rebuild import rebuild
 from .task_attempt import TaskAttempt
 from .task_result import TaskResult
@@ -14,8 +18,13 @@ __all__ = [
     "ChordCounter",
     "ChordPart",
     "Difference",
+    "FieldError",
     "GroupResult",
+    "NoJournal",
+    "Q",
+    "QuerySet",
     "RowDoesNotExist",
+    "SeveralRows",
     "TaskAttempt",
     "TaskResult",
     "Verification",

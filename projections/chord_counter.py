@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from psycopg.rows import dict_row
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +14,9 @@ from celery_journal import sql
 from celery_journal.journal.codec import escape
 
 from .projection import Connection, Row
+
+if TYPE_CHECKING:
+    from .managers import ChordCounterManager
 
 #: Makes a `celery.result.GroupResult` of a group id, its results as tuples and an app (None: the current one).
 #: The consumers, who know Celery, put it here.
@@ -25,6 +28,10 @@ class ChordCounter(Row):
 
     query: ClassVar[str] = "chord_counter"
     key: ClassVar[str] = "group_id"
+    #: The chords that are not finished yet.
+    objects: ClassVar[ChordCounterManager]
+    #: Those whose body is sent, or has failed, included.
+    all_objects: ClassVar[ChordCounterManager]
 
     group_id: str
     #: The header's results as JSON text, a list of `AsyncResult.as_tuple()`; None when the header was a generator.

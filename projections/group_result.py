@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .projection import Row
 from .task_result import text_of
+
+if TYPE_CHECKING:
+    from .managers import GroupResultManager
 
 
 class GroupResult(Row):
@@ -17,6 +20,7 @@ class GroupResult(Row):
 
     query: ClassVar[str] = "group_result"
     key: ClassVar[str] = "group_id"
+    objects: ClassVar[GroupResultManager]
 
     group_id: str
     #: The encoded `as_tuple()` of the group, by `content_type` and `content_encoding`.

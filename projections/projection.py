@@ -15,11 +15,15 @@ from celery_journal.sql.fold import PROJECTIONS
 
 Connection = psycopg.Connection[Any]
 
-__all__ = ["PROJECTIONS", "Connection", "Row", "RowDoesNotExist"]
+__all__ = ["PROJECTIONS", "Connection", "Row", "RowDoesNotExist", "SeveralRows"]
 
 
 class RowDoesNotExist(LookupError):
     """The view has no row of that key."""
+
+
+class SeveralRows(LookupError):
+    """The view has more than one such row."""
 
 
 class Row(BaseModel):
@@ -32,11 +36,16 @@ class Row(BaseModel):
     key: ClassVar[str]
     #: Raised by `get`; each model has its own, as Django's models have.
     DoesNotExist: ClassVar[type[RowDoesNotExist]] = RowDoesNotExist
+    #: Raised by a query that was to find one row.
+    MultipleObjectsReturned: ClassVar[type[SeveralRows]] = SeveralRows
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         cls.DoesNotExist = type("DoesNotExist", (RowDoesNotExist,), {"__qualname__": f"{cls.__qualname__}.DoesNotExist"})
+        cls.MultipleObjectsReturned = type(
+            "MultipleObjectsReturned", (SeveralRows,), {"__qualname__": f"{cls.__qualname__}.MultipleObjectsReturned"}
+        )
 
     @classmethod
     def get(cls, connection: Connection, key: str, schema: str = sql.DEFAULT_SCHEMA) -> Self:

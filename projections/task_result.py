@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import computed_field, field_validator
 
 from .projection import Row
+
+if TYPE_CHECKING:
+    from .managers import TaskResultManager
 
 
 def text_of(encoded: bytes | None) -> str | None:
@@ -31,6 +34,7 @@ class TaskResult(Row):
 
     query: ClassVar[str] = "task_result"
     key: ClassVar[str] = "task_id"
+    objects: ClassVar[TaskResultManager]
 
     task_id: str
     task_name: str | None = None

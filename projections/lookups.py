@@ -1,0 +1,149 @@
+"""From a lookup such as `date_done__gte` to a condition of SQL, whose values are parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
+
+from celery_journal import sql
+from celery_journal.journal.codec import escape
+
+from .fields import Field, FieldError, View
+
+_WILDCARDS = {"*": "%", "?": "_"}
+
+
+class Statement:
+    """A statement in the making: its pieces are named in sql/query.sql, and its parameters collect here."""
+
+    def __init__(self, view: View, schema: str) -> None:
+        self.view = view
+        self._pieces = sql.queries("query.sql", schema)
+        self.parameters: dict[str, Any] = {}
+
+    def piece(self, name: str, **parts: Composable) -> Composed:
+        """Return a piece of SQL, with other pieces in its braces."""
+        return SQL(self._pieces[name]).format(**parts)
+
+    def value(self, value: object) -> Composable:
+        """Return the place of a parameter."""
+        name = f"value_{len(self.parameters)}"
+        self.parameters[name] = value
+        return Placeholder(name)
+
+    def column(self, field: Field) -> Composable:
+        """Return the column of a field."""
+        own = f"column {field.column}"
+        return self.piece(own) if own in self._pieces else self.piece("column", label=Identifier(field.column))
+
+    def selected(self, names: Iterable[str]) -> Composable:
+        """Return the columns of the fields, each under the name it was asked for by."""
+        columns = []
+        for name in names:
+            field = self.view.field_of(name)
+            column = self.column(field)
+            if field.type == "json" and field.as_text:
+                column = self.piece("as text", column=column)
+            columns.append(self.piece("named", column=column, label=Identifier(name)))
+        return SQL(", ").join(columns)
+
+    def ordered(self, names: Iterable[str]) -> Composable:
+        """Return the order by these fields and, so that it is the same each time, by the key."""
+        columns = []
+        for name in (*names, self.view.key):
+            direction = "descending" if name.startswith("-") else "ascending"
+            columns.append(self.piece(direction, column=self.column(self.view.field_of(name.removeprefix("-")))))
+        return SQL(", ").join(columns)
+
+    def condition(self, lookup: str, value: object) -> Composable:
+        """Return the condition of one lookup; raise FieldError if there is no such thing, or not with this value."""
+        field, asked = self.view.lookup(lookup)
+        column = self.column(field)
+        if asked == "isnull" or (asked == "exact" and value is None):
+            if not isinstance(value, bool | None):
+                raise FieldError(f"{lookup} is True or False, not {value!r}")
+            return self.piece("is not null" if value is False else "is null", column=column)
+        if asked == "path":
+            return self._path(field, lookup, value)
+        if asked == "in":
+            return self.piece("in", column=column, value=self.value([_checked(field, lookup, one) for one in _several(lookup, value)]))
+        if asked == "glob":
+            return self.piece("glob", column=column, value=self.value(like(str(_text(lookup, value)))))
+        own = f"{asked} of {field.type}"
+        return self.piece(own if own in self._pieces else asked, column=column, value=self.value(_checked(field, lookup, value)))
+
+    def _path(self, field: Field, lookup: str, value: object) -> Composable:
+        column = self.column(field if field.type == "json" else self.view.field_of(f"{field.column}_json"))
+        conditions = [
+            self.piece("path in a place", column=column, place=self.value(list(place)), value=self.value(_json(lookup, part)))
+            if place
+            else self.piece("path", column=column, value=self.value(_json(lookup, part)))
+            for place, part in _places(value)
+        ]
+        return SQL(" and ").join(conditions)
+
+
+def like(pattern: str) -> str:
+    """Return what a shell pattern of `*` and `?` is to LIKE."""
+    return re.sub(r"[\\%_*?]", lambda match: _WILDCARDS.get(match[0], f"\\{match[0]}"), pattern)
+
+
+def _places(value: object, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Yield each part of the value with the place it has to be in: a number as a key is a place in a list."""
+    if isinstance(value, dict) and _has_numbers(value):
+        for key, part in value.items():
+            yield from _places(part, (*place, str(key)))
+    else:
+        yield place, value
+
+
+def _has_numbers(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(key, int) or _has_numbers(part) for key, part in value.items())
+
+
+def _several(lookup: str, value: object) -> Iterable[object]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise FieldError(f"{lookup} takes a list of values, not {value!r}")
+    return value
+
+
+def _checked(field: Field, lookup: str, value: object) -> object:
+    """Return the value as a parameter; raise FieldError if the field cannot be compared with it."""
+    match field.type, value:
+        case "text" | "texts", _:
+            return _text(lookup, value)
+        case "bytes", str():
+            return value.encode("utf-8", "surrogatepass")
+        case "bytes", bytes() | bytearray() | memoryview():
+            return bytes(value)
+        case "json", _:
+            return _json(lookup, value)
+        case "integer", int() if not isinstance(value, bool):
+            return int(value)
+        case "moment", datetime() if value.tzinfo is not None:
+            return value
+        case "moment", datetime():
+            raise FieldError(f"{lookup} needs to know the time zone of {value}; take an aware datetime, such as datetime.now(UTC)")
+        case "interval", timedelta():
+            return value
+    wanted = {"integer": "a whole number", "moment": "an aware datetime", "interval": "a timedelta", "bytes": "bytes or text"}[field.type]
+    raise FieldError(f"{lookup} is compared with {wanted}, not with {value!r}")
+
+
+def _text(lookup: str, value: object) -> str:
+    if not isinstance(value, str | UUID):
+        raise FieldError(f"{lookup} is compared with text, not with {value!r}")
+    return escape(str.__str__(value) if isinstance(value, str) else str(value))
+
+
+def _json(lookup: str, value: object) -> bytes:
+    try:
+        return json.dumps(value).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise FieldError(f"{lookup} is compared with what JSON can hold: {exc}") from exc
