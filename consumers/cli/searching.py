@@ -1,0 +1,53 @@
+"""Commands that take query words: which tasks they are about."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from celery_journal.consumers import search
+from celery_journal.projections.query import Q
+
+#: A word that must not hold looks like an option: `-worker:w3`.
+_NEGATED = re.compile(r"-[A-Za-z_]+(\.[^:]*)?:", re.DOTALL)
+
+#: Stands for its hyphen until click has read the options. No argument of a program can hold it.
+_HYPHEN = "\0"
+
+HELP = "\b\nQuery words, all of which must hold; a hyphen before one means that it must not:\n" + "\n".join(
+    textwrap.wrap(" ".join(example.replace(" ", "\0") for example in search.WORDS.values()), 76)
+).replace("\0", " ")
+
+
+class Searching(click.Command):
+    """A command whose words may begin with a hyphen."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = f"{self.help}\n\n{HELP}"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        return super().parse_args(ctx, [f"{_HYPHEN}{arg[1:]}" if _NEGATED.match(arg) else arg for arg in args])
+
+
+def words_argument(command: Any) -> Any:
+    """Give the command its query words as the parameter `condition`."""
+    return click.argument("condition", metavar="[WORD]...", nargs=-1, callback=_condition)(command)
+
+
+def _condition(_ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Q:
+    return condition_of([word.replace(_HYPHEN, "-", 1) if word.startswith(_HYPHEN) else word for word in words])
+
+
+def condition_of(words: Sequence[str]) -> Q:
+    """Return the condition of the words; raise click.UsageError if one means nothing."""
+    try:
+        return search.parse(words, datetime.now(UTC))
+    except search.BadQuery as exc:
+        raise click.UsageError(str(exc)) from exc
