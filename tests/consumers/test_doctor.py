@@ -16,7 +16,7 @@ from celery_journal.consumers.doctor import Finding, Subject, examine, unreadabl
 from celery_journal.consumers.options import Options
 from celery_journal.consumers.spool import packed, spool_of
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import ChordStarted, TaskReceived, TaskSent, TaskSucceeded, WorkerHeartbeat
+from celery_journal.journal.events import ChordStarted, Event, TaskReceived, TaskSent, TaskSucceeded, WorkerHeartbeat
 from tests.conftest import empty, require
 
 from . import servers
@@ -38,7 +38,11 @@ def connection(embedded_database: str) -> Iterator[Connection]:
 def tell(connection: Connection) -> Callable[..., None]:
     """Append a fact."""
     emitter = Emitter()
-    return lambda kind, stream, **fields: Journal().append(connection, emitter.emit(kind, stream, **fields)) and None
+
+    def append(kind: type[Event], stream: str, **fields: Any) -> None:
+        Journal().append(connection, emitter.emit(kind, stream, **fields))
+
+    return append
 
 
 @pytest.fixture
