@@ -8,9 +8,7 @@ from datetime import datetime, timedelta
 from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import GroupExpired, TaskExpired, WorkerForgotten
-
-#: Rows a statement, so that no transaction is long.
-BATCH = 1000
+from celery_journal.projections.expiry import take_out
 
 #: A worker that was not heard of for this long will not come back under its name: in containers each start has another.
 SILENCE = timedelta(days=7)
@@ -31,12 +29,9 @@ class Limits:
 def expire(connection: Connection, journal: Journal, emitter: Emitter, limits: Limits) -> int:
     """Take results, saved groups, finished chords and workers long silent out of the views; return how many."""
     expired = 0
-    before = {"results": limits.results, "failures": limits.failures, "chords": limits.chords, "silence": SILENCE, "limit": BATCH}
+    before = {"results": limits.results, "failures": limits.failures, "chords": limits.chords, "silence": SILENCE}
     for name, kind in (("expired tasks", TaskExpired), ("expired groups", GroupExpired), ("silent workers", WorkerForgotten)):
-        query = sql.query("expiry.sql", name, journal.schema)
-        while ids := [key for (key,) in connection.execute(query, before)]:
-            journal.append(connection, *(emitter.emit(kind, key) for key in ids))
-            expired += len(ids)
+        expired += take_out(connection, journal, emitter, name, kind, before)
     for _step in ("mark", "remove"):
         connection.execute(sql.query("expiry.sql", "purge", journal.schema))
     connection.execute(sql.query("schema.sql", "create partitions", journal.schema))

@@ -16,7 +16,7 @@ from celery_journal.journal.codec import escape
 from .projection import Connection, Row
 
 if TYPE_CHECKING:
-    from .managers import ChordCounterManager
+    from .managers import Manager
 
 #: Makes a `celery.result.GroupResult` of a group id, its results as tuples and an app (None: the current one).
 #: The consumers, who know Celery, put it here.
@@ -29,9 +29,9 @@ class ChordCounter(Row):
     query: ClassVar[str] = "chord_counter"
     key: ClassVar[str] = "group_id"
     #: The chords that are not finished yet.
-    objects: ClassVar[ChordCounterManager]
+    objects: ClassVar[Manager[ChordCounter]]
     #: Those whose body is sent, or has failed, included.
-    all_objects: ClassVar[ChordCounterManager]
+    all_objects: ClassVar[Manager[ChordCounter]]
 
     group_id: str
     #: The header's results as JSON text, a list of `AsyncResult.as_tuple()`; None when the header was a generator.

@@ -15,7 +15,8 @@ _ORDERED = ("exact", "in", "gt", "gte", "lt", "lte", "isnull")
 LOOKUPS: dict[Type, tuple[str, ...]] = {
     "text": (*_ORDERED, "contains", "icontains", "startswith", "istartswith", "glob"),
     "integer": _ORDERED,
-    "moment": _ORDERED,
+    #: The last two by the clock of the database, and with a timedelta: `date_done__within=timedelta(hours=1)`.
+    "moment": (*_ORDERED, "older_than", "within"),
     "interval": _ORDERED,
     "bytes": ("exact", "in", "isnull", "contains", "startswith", "path"),
     "json": ("exact", "isnull", "path"),
@@ -92,6 +93,8 @@ TASK_RESULT = View(
         ),
         **_fields("integer", "retries", "pid"),
         **_fields("moment", "date_created", "date_started", "date_done", "date_updated", "date_sent", "recorded_at"),
+        #: Of what was asked: the last eta and expires of its messages. Then how long the current attempt ran.
+        **_fields("moment", "eta", "expires"),
         **_fields("interval", "run_time"),
         **_fields("bytes", "result", "args", "kwargs"),
         "meta": Field("meta", "bytes", as_text=True),

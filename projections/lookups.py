@@ -75,6 +75,10 @@ class Statement:
             return self.piece("in", column=column, value=self.value([_checked(field, lookup, one) for one in _several(lookup, value)]))
         if asked == "glob":
             return self.piece("glob", column=column, value=self.value(like(str(_text(lookup, value)))))
+        if asked in {"older_than", "within"}:
+            if not isinstance(value, timedelta):
+                raise FieldError(f"{lookup} takes a timedelta, not {value!r}")
+            return self.piece(asked, column=column, value=self.value(value))
         own = f"{asked} of {field.type}"
         return self.piece(own if own in self._pieces else asked, column=column, value=self.value(_checked(field, lookup, value)))
 

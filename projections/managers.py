@@ -1,30 +1,56 @@
-"""The managers: `TaskResult.objects` and its like, by which the views are asked and facts are stored."""
+"""The managers: `TaskResult.objects` and its like, by which the views are asked and facts are stored.
+
+Names and signatures are those of django-celery-results and django-celery-fulldbresult. What differs: nothing that is stored here changes
+a row by itself. It is a fact in the log, and what comes back is the row that the log makes of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+import warnings
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Self, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
 
 from celery_journal import sql
+from celery_journal.journal import DatabaseError
+from celery_journal.journal.events import Event, GroupExpired, GroupSaved, TaskExpired
 
 from .chord_counter import ChordCounter
+from .expiry import take_out
 from .fields import CHORD_COUNTER, GROUP_RESULT, TASK_RESULT, View
 from .group_result import GroupResult
 from .projection import Connection, Row
 from .query import Q, Query, R
-from .queryset import Database, Opened, Rows
+from .queryset import Database, Opened, QuerySet, Rows
+from .storing import encoded, facts_of, members_of, next_attempt
 from .task_result import TaskResult
+
+M = TypeVar("M", bound=Row)
 
 #: Finds the journal that is meant where none is named: the one of the current Celery app. The consumers, who know Celery, put it here.
 find_database: Callable[[], Database] | None = None
+
+#: The states after which nothing is expected any more.
+ACCEPTABLE = frozenset({"SUCCESS", "FAILURE", "REVOKED", "IGNORED"})
+
+#: How often a fact is told again when its connection breaks, unless the caller says otherwise.
+RETRIES = 2
 
 
 class NoJournal(RuntimeError):
     """No journal is named, and none can be found."""
 
 
-class ResultManager(Rows[R]):
-    """The way to the rows of one model, those of the journal of the current Celery app unless another is named."""
+class TxIsolationWarning(UserWarning):
+    """The transaction sees the views as they were when it began: a task that has ended since does not end for it."""
+
+
+class Manager(Rows[R]):
+    """The way to the rows of one model, in the journal of the current Celery app unless another is named."""
 
     def __init__(self, query: Query[R], database: Database | None = None) -> None:
         self.query = query
@@ -44,23 +70,198 @@ class ResultManager(Rows[R]):
         return type(self)(self.query, Opened.of(connection, schema))
 
 
-def _every(model: type[Row], view: View, **where: object) -> Query[Any]:
-    return Query(model, view, tuple(model.model_fields), model.model_validate, Q(**where), view.order)
+class ResultManager(Manager[M]):
+    """What tasks and groups have in common: they expire, and are stored by facts."""
+
+    #: The statement of sql/expiry.sql that finds what is old, the event that takes it out, and the date that tells.
+    _expired: ClassVar[tuple[str, type[TaskExpired | GroupExpired], str]]
+    #: What was last asked for, and not there.
+    _last_id: str | None = None
+
+    def connection_for_write(self) -> AbstractContextManager[Connection]:
+        """Lend the connection by which facts are appended: `with TaskResult.objects.connection_for_write() as connection:`."""
+        return self.database.writing()
+
+    def connection_for_read(self) -> AbstractContextManager[Connection]:
+        """Lend the connection by which rows are read; with the option read_dsn, that of the replica."""
+        return self.database.reading()
+
+    def current_engine(self) -> str:
+        """Return `postgresql`."""
+        return "postgresql"
+
+    def server_version(self) -> int:
+        """Return the version of the server, 180001 being 18.1."""
+        with self.connection_for_read() as connection:
+            return connection.info.server_version
+
+    def get_all_expired(self, expires: float | timedelta | None) -> QuerySet[M]:
+        """Return what ended longer ago than `expires` (seconds, or a timedelta; None is never)."""
+        _, _, date = self._expired
+        return self.none() if expires is None else self.filter(**{f"{date}__older_than": _duration(expires)})
+
+    def delete_expired(self, expires: float | timedelta | None) -> int:
+        """Take what ended longer ago than `expires` out of the views, in batches; return how many. The log keeps it."""
+        if expires is None:
+            return 0
+        name, kind, _ = self._expired
+        database = self.database
+        with database.writing() as connection:
+            moment = connection.execute(sql.query("expiry.sql", "moment", database.journal.schema), {"age": _duration(expires)}).fetchone()
+            limits = dict.fromkeys(("results", "failures", "chords"), moment and moment[0])
+            return take_out(connection, database.journal, database.emitter, name, kind, limits)
+
+    def warn_if_repeatable_read(self) -> None:
+        """Warn if the connection reads in a transaction that does not see what others commit."""
+        with self.connection_for_read() as connection:
+            (level,) = connection.execute(sql.query("query.sql", "isolation")).fetchone() or ("",)
+        if level in {"repeatable read", "serializable"}:
+            warnings.warn(
+                f"transactions here are {level}: polling for a result inside of one never sees it; use read committed",
+                TxIsolationWarning,
+                stacklevel=3,
+            )
+
+    def _through(self, using: Connection | None) -> Database:
+        """Return the journal, by another connection if one is given."""
+        database = self.database
+        return database if using is None else Opened(using, database.journal, database.emitter)
+
+    def _row(self, key: str) -> M:
+        """Return the row; or a new one that is not stored, with a warning if it was asked for before in vain."""
+        model = self.query.model
+        with self.connection_for_read() as connection:
+            row = model.get_many(connection, [key], self.database.journal.schema).get(key)
+        if row is None:
+            if self._last_id == key:
+                self.warn_if_repeatable_read()
+            self._last_id = key
+        return self.query.make({model.key: key}) if row is None else row  # type: ignore[return-value]
+
+    def _store(self, key: str, events: Iterable[Event], using: Connection | None, retries: int) -> M:
+        """Append the events, again with the same ids when the connection breaks; return the row as they leave it."""
+        database = self._through(using)
+        while True:
+            retries -= 1
+            lent: Connection | None = None
+            try:
+                with database.writing() as lent:
+                    database.journal.append(lent, *events)
+                    return self.query.model.get(lent, key, database.journal.schema)  # type: ignore[return-value]
+            except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError):
+                # In a transaction of the caller's own, which is over now, nothing can be tried again.
+                if retries < 0 or (using is not None and using.info.transaction_status != TransactionStatus.IDLE):
+                    raise
 
 
 class TaskResultManager(ResultManager[TaskResult]):
     """The tasks."""
 
+    _expired = ("expired tasks", TaskExpired, "date_done")
+
+    def get_task(self, task_id: str) -> TaskResult:
+        """Return the task; one that nothing is known of is PENDING, and not stored."""
+        return self._row(task_id)
+
+    def get_stale_tasks(self, max_duration: timedelta, acceptable_states: Collection[str] | None = None) -> QuerySet[TaskResult]:
+        """Return the tasks sent longer ago than `max_duration` that are in none of the acceptable states, the oldest first.
+
+        Acceptable is, unless given, what Celery takes for an end, and IGNORED. A task with an eta counts from then on.
+        """
+        acceptable = ACCEPTABLE if acceptable_states is None else frozenset(acceptable_states)
+        stale = self.exclude(status__in=acceptable).filter(
+            Q(eta__isnull=True) | Q(eta__older_than=max_duration), date_created__older_than=max_duration
+        )
+        if acceptable >= ACCEPTABLE:
+            stale = stale.filter(date_done__isnull=True)  # it has an index
+        return stale.order_by("date_created")
+
+    def store_result(
+        self,
+        content_type: str,
+        content_encoding: str,
+        task_id: str,
+        result: str | bytes | None,
+        status: str,
+        traceback: str | None = None,
+        meta: str | bytes | None = None,
+        periodic_task_name: str | None = None,
+        task_name: str | None = None,
+        task_args: str | bytes | None = None,
+        task_kwargs: str | bytes | None = None,
+        worker: str | None = None,
+        using: Connection | None = None,
+        *,
+        date_started: datetime | None = None,
+        retries: int | None = None,
+        exception_retry_count: int = RETRIES,
+    ) -> TaskResult:
+        """Record that the task is in this state, and return the row that the log makes of it.
+
+        It is the attempt `retries` that is told of; unless given, the one that the journal knows, or the next after a RETRY. What is
+        final stays: a SUCCESS that is recorded is no FAILURE afterwards.
+        """
+        if retries is None:
+            with self._through(using).writing() as connection:
+                row = TaskResult.get_many(connection, [task_id], self.database.journal.schema).get(task_id)
+            retries = next_attempt(row)
+        fields = {
+            "name": task_name,
+            "periodic_task_name": periodic_task_name,
+            "args": encoded(task_args),
+            "kwargs": encoded(task_kwargs),
+            "worker": worker,
+            "result": encoded(result),
+            "content_type": content_type,
+            "content_encoding": content_encoding,
+            "traceback": traceback,
+            "meta": encoded(meta),
+        }
+        # Made once: what is told again after a broken connection is the same fact.
+        facts = facts_of(self.database.emitter, task_id, status, retries, date_started, fields)
+        return self._store(task_id, facts, using, exception_retry_count)
+
 
 class GroupResultManager(ResultManager[GroupResult]):
     """The saved groups."""
 
+    _expired = ("expired groups", GroupExpired, "date_saved")
 
-class ChordCounterManager(ResultManager[ChordCounter]):
-    """The chords."""
+    def get_group(self, group_id: str) -> GroupResult:
+        """Return the group; one that nobody has saved is empty, and not stored."""
+        return self._row(group_id)
+
+    def store_group_result(
+        self,
+        content_type: str,
+        content_encoding: str,
+        group_id: str,
+        result: str | bytes | None,
+        using: Connection | None = None,
+        *,
+        exception_retry_count: int = RETRIES,
+    ) -> GroupResult:
+        """Record that the group was saved, and return the row that the log makes of it."""
+        saved = self.database.emitter.emit(
+            GroupSaved,
+            group_id,
+            result=encoded(result),
+            content_type=content_type,
+            content_encoding=content_encoding,
+            members=members_of(result),
+        )
+        return self._store(group_id, [saved], using, exception_retry_count)
+
+
+def _duration(expires: float | timedelta) -> timedelta:
+    return expires if isinstance(expires, timedelta) else timedelta(seconds=expires)
+
+
+def _every(model: type[Row], view: View, **where: object) -> Query[Any]:
+    return Query(model, view, tuple(model.model_fields), model.model_validate, Q(**where), view.order)
 
 
 TaskResult.objects = TaskResultManager(_every(TaskResult, TASK_RESULT))
 GroupResult.objects = GroupResultManager(_every(GroupResult, GROUP_RESULT))
-ChordCounter.objects = ChordCounterManager(_every(ChordCounter, CHORD_COUNTER, state="open"))
-ChordCounter.all_objects = ChordCounterManager(_every(ChordCounter, CHORD_COUNTER))
+ChordCounter.objects = Manager(_every(ChordCounter, CHORD_COUNTER, state="open"))
+ChordCounter.all_objects = Manager(_every(ChordCounter, CHORD_COUNTER))

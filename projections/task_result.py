@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -87,6 +88,29 @@ class TaskResult(Row):
     def task_kwargs(self) -> str | None:
         """The keyword arguments as JSON text, like `task_args`."""
         return text_of(self.kwargs) if self.args_content_type is None else None
+
+    @property
+    def task(self) -> str | None:
+        """The name of the task, as django-celery-fulldbresult calls it."""
+        return self.task_name
+
+    @property
+    def hostname(self) -> str | None:
+        """The worker that ran it last, as django-celery-fulldbresult calls it."""
+        return self.worker
+
+    @property
+    def date_submitted(self) -> datetime | None:
+        """When its message was handed to the broker, as django-celery-fulldbresult calls it."""
+        return self.date_sent
+
+    @property
+    def result_repr(self) -> str | None:
+        """The result as Python writes it where it is JSON; otherwise as text, base64 where it is binary."""
+        try:
+            return None if self.result is None else repr(json.loads(self.result))
+        except ValueError:
+            return text_of(self.result)
 
     def as_dict(self) -> dict[str, Any]:
         """Return every field by name; encoded data as text (base64 where it is binary)."""

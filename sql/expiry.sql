@@ -25,6 +25,9 @@ select i.group_id
  order by i.group_id
  limit %(limit)s
 
+-- name: moment
+select clock_timestamp() - %(age)s::interval
+
 -- name: silent workers
 select w.worker
   from celery_journal.worker w

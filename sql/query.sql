@@ -31,6 +31,12 @@ t.{label}
 -- name: column run_time
 (t.date_done - t.date_started)
 
+-- name: column eta
+(select max(a.eta) from celery_journal.task_attempt_row a where a.task_id = t.task_id)
+
+-- name: column expires
+(select max(a.expires) from celery_journal.task_attempt_row a where a.task_id = t.task_id)
+
 -- name: as text
 {column}::text
 
@@ -63,6 +69,12 @@ t.{label}
 
 -- name: lte
 {column} <= {value}
+
+-- name: older_than
+{column} < statement_timestamp() - {value}::interval
+
+-- name: within
+{column} >= statement_timestamp() - {value}::interval
 
 -- name: is null
 {column} is null

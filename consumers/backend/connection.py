@@ -6,7 +6,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ class Server:
         never did.
         """
         try:
-            with self._connections(seconds).connection(seconds) as connection:
+            with self.lend(seconds) as connection:
                 done = work(connection)
         except (DatabaseError, SchemaError) as exc:
             if not isinstance(self.location, str) and not isinstance(exc.__cause__, PoolTimeout):
@@ -69,6 +70,12 @@ class Server:
             raise
         self.worked = True
         return done
+
+    @contextmanager
+    def lend(self, seconds: float) -> Iterator[Connection]:
+        """Lend a connection, for which the caller waits no longer than that; what fails is said as it is."""
+        with self._connections(seconds).connection(seconds) as connection:
+            yield connection
 
     @property
     def dsn(self) -> str:
@@ -161,6 +168,13 @@ class Database:
                 self._replica_rests_until = 0.0
                 return done
         return self.run(work)
+
+    @contextmanager
+    def lend(self, *, fresh: bool = True) -> Iterator[Connection]:
+        """Lend a connection, to the replica where there is one and it need not be `fresh`. Nothing is tried again."""
+        server = self._primary if fresh or self._replica is None else self._replica
+        with server.lend(self.options.connect_timeout) as connection:
+            yield connection
 
     def on_close(self, end: Callable[[], None]) -> None:
         """Have the method called before the connections are closed, and before those that were told earlier.

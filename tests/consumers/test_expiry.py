@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_journal.consumers import expiry
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.journal import events as kinds_of
-from celery_journal.projections import ChordCounter, GroupResult
+from celery_journal.projections import ChordCounter, GroupResult, expiry
 
 from .scene import ask, delivered, kinds, until
 

@@ -1,0 +1,66 @@
+"""The models, whose managers find the journal by themselves: that of the current Celery app, or else of CELERY_JOURNAL_DSN.
+
+from celery_journal.consumers.models import TaskResult
+
+for task in TaskResult.objects.filter(status="FAILURE", date_done__within=timedelta(hours=1)):
+    print(task.task_id, task.task_name)
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+
+from celery import current_app
+
+from celery_journal.consumers.backend import JournalBackend
+from celery_journal.consumers.backend.connection import Database
+from celery_journal.consumers.options import Options, locate
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.projections import ChordCounter, GroupResult, NoJournal, TaskResult, managers
+
+__all__ = ["ChordCounter", "GroupResult", "TaskResult", "TaskResultMeta"]
+
+#: As django-celery-fulldbresult calls it.
+TaskResultMeta = TaskResult
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A journal that nobody had to name."""
+
+    _database: Database
+    journal: Journal
+    emitter: Emitter
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Lend a connection to read from, a replica where there is one."""
+        return self._database.lend(fresh=False)
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """Lend a connection to append by."""
+        return self._database.lend()
+
+
+def find() -> Found:
+    """Return the journal of the current app, or else the one that the environment names; raise NoJournal if there is neither."""
+    backend = current_app.backend
+    if isinstance(backend, JournalBackend):
+        return Found(backend.database, backend.journal, backend.emitter)
+    if dsn := os.environ.get("CELERY_JOURNAL_DSN"):
+        return _named(dsn, Options.read(None))
+    raise NoJournal(
+        f"the results of the current app go to {type(backend).__name__}, not to a journal; "
+        "write result_backend = 'journal+postgresql://...', set CELERY_JOURNAL_DSN, or say .using(connection)"
+    )
+
+
+@cache
+def _named(dsn: str, options: Options) -> Found:
+    journal = Journal(options.schema_name, max_payload_bytes=options.max_payload_bytes, announcing=True)
+    return Found(Database(locate(dsn), options), journal, Emitter())
+
+
+managers.find_database = find
