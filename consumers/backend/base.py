@@ -27,7 +27,7 @@ from .retries import Retries
 from .unhurried import Unhurried, without_payload
 
 try:
-    from celery.backends.base import decompress_payload
+    from celery.backends.base import decompress_payload as decompress_payload  # noqa: PLC0414  also for those who import it here
 except ImportError:  # Celery before 5.7 compresses no results
 
     def decompress_payload(payload: Any) -> Any:

@@ -1,0 +1,64 @@
+"""The past of Celery's SQLAlchemy result backend: celery_taskmeta and celery_tasksetmeta."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kombu.serialization import registry
+
+from celery_journal.consumers.backend.base import decompress_payload
+
+from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_utc
+from .tables import rows_of
+
+TASKS, GROUPS = "celery_taskmeta", "celery_tasksetmeta"
+
+
+def read(url: str, decoder: Decoder, serializer: str) -> Iterator[Past]:
+    """Yield what the tables hold, as the `serializer` of that backend made it, or as pickles where it is older than Celery 5.7."""
+    for table, row in rows_of(url, TASKS, GROUPS):
+        try:
+            yield _task(row, decoder, serializer) if table == TASKS else _group(row, decoder, serializer)
+        except ForeignError as exc:
+            yield Untaken(row["task_id" if table == TASKS else "taskset_id"], str(exc))
+
+
+def _task(row: dict[str, Any], decoder: Decoder, serializer: str) -> PastTask:
+    result, content_type, content_encoding = (
+        encoded(_value(row["result"], decoder, serializer)) if row["result"] is not None else (None,) * 3
+    )
+    children = row.get("children")
+    args, kwargs = (_value(row.get(name), decoder, serializer) for name in ("args", "kwargs"))
+    return PastTask(
+        task_id=row["task_id"],
+        status=row["status"],
+        date_done=in_utc(row["date_done"]),
+        name=row.get("name"),  # columns of result_extended
+        worker=row.get("worker"),
+        queue=row.get("queue"),
+        retries=row.get("retries") or 0,
+        args=None if args is None else encoded(args)[0],
+        kwargs=None if kwargs is None else encoded(kwargs)[0],
+        result=result,
+        content_type=content_type,
+        content_encoding=content_encoding,
+        traceback=row["traceback"],
+        meta=as_meta(_value(children, decoder, serializer)) if children is not None else None,
+    )
+
+
+def _group(row: dict[str, Any], decoder: Decoder, serializer: str) -> Past:
+    value = _value(row["result"], decoder, serializer)
+    if value is None:
+        raise ForeignError("it has no members")
+    return group_of(row["taskset_id"], value.as_tuple() if hasattr(value, "as_tuple") else value, in_utc(row["date_done"]))
+
+
+def _value(payload: Any, decoder: Decoder, serializer: str) -> Any:
+    if payload is None:
+        return None
+    content_type = registry.name_to_type[serializer]
+    if isinstance(payload, bytes) and payload[:1] == b"\x80" and serializer != "msgpack":
+        content_type = registry.name_to_type["pickle"]  # as SQLAlchemy's PickleType stores it
+    return decoder.loads(decompress_payload(payload), content_type)

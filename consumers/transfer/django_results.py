@@ -1,0 +1,65 @@
+"""The past of django-celery-results: its tables of task and group results."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+from celery_journal.consumers.request import as_bytes
+
+from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_utc
+from .tables import rows_of
+
+TASKS, GROUPS = "django_celery_results_taskresult", "django_celery_results_groupresult"
+
+
+def read(url: str, decoder: Decoder) -> Iterator[Past]:
+    """Yield what the tables hold. Arguments are what they are there: most often the JSON texts of their reprs."""
+    for table, row in rows_of(url, TASKS, GROUPS):
+        try:
+            yield _task(row, decoder) if table == TASKS else _group(row, decoder)
+        except ForeignError as exc:
+            yield Untaken(row["task_id" if table == TASKS else "group_id"], str(exc))
+
+
+def _task(row: dict[str, Any], decoder: Decoder) -> PastTask:
+    is_binary = row["content_encoding"] == "binary"
+    return PastTask(
+        task_id=row["task_id"],
+        status=row["status"],
+        date_done=in_utc(row["date_done"]),
+        date_started=in_utc(row.get("date_started")),  # columns that older versions have not
+        date_created=in_utc(row.get("date_created")),
+        name=row["task_name"] or None,
+        periodic_task_name=row.get("periodic_task_name") or None,
+        worker=row.get("worker") or None,
+        args=_stored(row, "task_args"),
+        kwargs=_stored(row, "task_kwargs"),
+        args_content_type=row["content_type"] if is_binary else None,
+        result=_stored(row, "result"),
+        content_type=row["content_type"] or None,
+        content_encoding=row["content_encoding"] or None,
+        traceback=row["traceback"] or None,
+        meta=as_meta(decoder.loads(_stored(row, "meta"), *_encoding(row)).get("children"))
+        if is_binary and row["meta"]
+        else _stored(row, "meta"),
+    )
+
+
+def _group(row: dict[str, Any], decoder: Decoder) -> Past:
+    if row["result"] is None:
+        raise ForeignError("it has no members")
+    return group_of(row["group_id"], decoder.loads(_stored(row, "result"), *_encoding(row)), in_utc(row["date_created"]))
+
+
+def _encoding(row: dict[str, Any]) -> tuple[str, str]:
+    return row["content_type"], row["content_encoding"]
+
+
+def _stored(row: dict[str, Any], column: str) -> Any:
+    """Return the column as the serializer made it: what is binary stands in a text column as base64."""
+    text = row.get(column)
+    if not text:
+        return None
+    return base64.b64decode(text) if row["content_encoding"] == "binary" else as_bytes(text)

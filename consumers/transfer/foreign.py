@@ -1,0 +1,97 @@
+"""Taking over the past from another result backend, as facts with their source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from kombu.serialization import registry
+
+from celery_journal.journal import Connection, Journal
+from celery_journal.journal.events import Event
+from celery_journal.projections import GroupResult, TaskResult
+
+from . import celery_tables, django_results, redis_results
+from .past import Decoder, ForeignError, Past, PastGroup, PastTask, Untaken
+
+Source = Literal["django-celery-results", "sqlalchemy", "redis"]
+
+#: Tasks whose facts are recorded in one statement.
+BATCH = 500
+
+
+@dataclass(slots=True)
+class Taken:
+    """How far the taking over has come."""
+
+    tasks: int = 0
+    groups: int = 0
+    #: What the journal knows already: it was there, and knows better, or was taken over before.
+    known: int = 0
+    untaken: list[Untaken] = field(default_factory=list)
+
+
+def take(
+    connection: Connection,
+    journal: Journal,
+    source: Source,
+    url: str,
+    *,
+    accept: frozenset[str] = frozenset({"json"}),
+    serializer: str = "json",
+    key_prefix: str = "",
+    dry_run: bool = False,
+) -> Iterator[Taken]:
+    """Record what the other result backend knows, in batches; yield after each how far it is. Once more takes only what is new.
+
+    `accept` is what the payloads may be, as Celery's accept_content; `serializer` that backend's result_serializer. Raises ForeignError.
+    """
+    past = _read(source, url, Decoder(accept), serializer, key_prefix)
+    taken = Taken()
+    while batch := list(islice(past, BATCH)):
+        _take(connection, journal, source, batch, taken, dry_run=dry_run)
+        yield taken
+
+
+def _read(source: Source, url: str, decoder: Decoder, serializer: str, key_prefix: str) -> Iterator[Past]:
+    if serializer not in registry.name_to_type:
+        raise ForeignError(f"there is no serializer {serializer!r}; there are {', '.join(sorted(registry.name_to_type))}")
+    match source:
+        case "django-celery-results":
+            return django_results.read(url, decoder)
+        case "sqlalchemy":
+            return celery_tables.read(url, decoder, serializer)
+        case "redis":
+            return redis_results.read(url, decoder, serializer, key_prefix)
+
+
+def _take(connection: Connection, journal: Journal, source: Source, batch: list[Past], taken: Taken, *, dry_run: bool) -> None:
+    tasks = [one for one in batch if isinstance(one, PastTask)]
+    groups = [one for one in batch if isinstance(one, PastGroup)]
+    ended = {
+        task_id
+        for task_id, row in TaskResult.get_many(connection, [task.task_id for task in tasks], journal.schema).items()
+        if row.date_done is not None
+    }
+    saved = GroupResult.get_many(connection, [group.group_id for group in groups], journal.schema)
+    facts: list[Event] = []
+    for task in tasks:
+        told = task.facts(source)
+        if task.task_id in ended:
+            taken.known += 1
+        elif not told:
+            taken.untaken.append(Untaken(task.task_id, f"it is {task.status}, and nothing says since when"))
+        else:
+            taken.tasks += 1
+            facts += told
+    for group in groups:
+        if group.group_id in saved:
+            taken.known += 1
+        else:
+            taken.groups += 1
+            facts += group.facts(source)
+    taken.untaken += [one for one in batch if isinstance(one, Untaken)]
+    if not dry_run:
+        journal.append(connection, *facts)
