@@ -11,6 +11,7 @@ from psycopg import errors
 
 from celery_journal.consumers.options import InvalidOption
 from celery_journal.journal import DatabaseUnreachable, JournalError
+from celery_journal.projections import FieldError
 
 #: Also in the help of the command and in the README.
 EXIT_CODES = """\
@@ -32,7 +33,7 @@ def one_sentence() -> Iterator[None]:
     """Turn the errors that a user can act on into one sentence each."""
     try:
         yield
-    except InvalidOption as exc:
+    except (InvalidOption, FieldError) as exc:
         raise click.UsageError(str(exc)) from exc
     except JournalError as exc:
         raise Failure(str(exc), exc.exit_code) from exc

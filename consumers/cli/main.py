@@ -15,8 +15,10 @@ from .capture import capture
 from .doctor import doctor
 from .explain import explain
 from .failure import EXIT_CODES, one_sentence
+from .listing import listing
 from .lost import lost
 from .projections import projections
+from .show import show
 from .spool import spool
 from .stale import stale
 from .target import Target
@@ -127,5 +129,5 @@ def demo_command() -> None:
 
 
 main.add_command(capture)
-for command in (doctor, explain, lost, projections, spool, stale):
+for command in (doctor, explain, listing, lost, projections, show, spool, stale):
     main.add_command(command)

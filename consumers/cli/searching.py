@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import textwrap
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class Searching(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.help = f"{self.help}\n\n{HELP}"
+        self.help = f"{inspect.cleandoc(self.help or '')}\n\n{HELP}"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments."""

@@ -1,0 +1,69 @@
+"""The command that lists tasks."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from celery_journal.consumers.contents import arguments_of, error_of
+from celery_journal.consumers.words import duration, moment
+from celery_journal.journal import check_version
+from celery_journal.projections import TaskResult
+from celery_journal.projections.query import Q
+
+from .output import Column, Output, console, output_options
+from .searching import Searching, words_argument
+from .styles import style_of
+
+
+def _took(task: TaskResult) -> str:
+    if task.date_started is None or task.date_done is None or task.date_done < task.date_started:
+        return ""
+    return duration(task.date_done - task.date_started)
+
+
+#: What there is room for: the columns of a terminal, from that width on.
+COLUMNS = (
+    (0, Column("ended, or sent", lambda task: moment(task.date_done or task.date_created).removesuffix(" UTC"))),
+    (0, Column("task", lambda task: task.task_id)),
+    (0, Column("name", lambda task: task.task_name)),
+    (120, Column("arguments", arguments_of)),
+    (0, Column("state", lambda task: task.status, style=lambda task: style_of(task.status))),
+    (140, Column("took", _took, justify="right")),
+    (140, Column("worker", lambda task: task.worker)),
+    (100, Column("error", error_of)),
+)
+
+
+@click.command("list", cls=Searching)
+@words_argument
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=0), help="Tasks at most; 0 lists all.")
+@click.option("--order", metavar="FIELD", help="Order by this field of the view task_result, -FIELD descending.  [default: -date_done]")
+@output_options
+@click.pass_context
+def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, output: Output) -> None:
+    """List the tasks that the query words find: those that have not ended first, then the newest. Exit code 1 if there are none.
+
+    \b
+    celery-journal list state:FAILURE,RETRY 'name:billing.*' -worker:w3 since:2h args.user_id:42
+    """
+    target = ctx.obj
+    with target.connect() as connection:
+        check_version(connection, target.schema)
+        found = TaskResult.objects.using(connection, target.schema).filter(condition)
+        if order is not None:
+            found = found.order_by(order)
+        tasks: Iterator[Any] = iter(found[: limit + 1] if limit else found)
+        width = console().width
+        columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or width >= least]
+        printed = output.rows(
+            itertools.islice(tasks, limit) if limit else tasks, columns, lambda task: task.as_dict(), nothing="no task is like that"
+        )
+        if limit and not output.is_data and sys.stdout.isatty() and next(tasks, None) is not None:
+            click.echo(f"there are more than these {limit:,}; narrow the query, or say --limit", err=True)
+    if not printed:
+        ctx.exit(1)

@@ -1,0 +1,155 @@
+"""Everything that is known under one id: of a task, a group, a chord and a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from celery_journal import sql
+from celery_journal.consumers.contents import read
+from celery_journal.journal import Connection, Journal, RecordedEvent
+from celery_journal.journal.events import OperatorActed, TaskReplayed, TaskSent
+from celery_journal.projections import ChordCounter, ChordPart, GroupResult, TaskAttempt, TaskResult, Worker
+
+#: The header of a message that names the task which it sends again.
+REPLAY_OF = "journal_replay_of"
+
+#: Members of a group, and tasks with a worker, that are looked at.
+MEMBERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """What the views and the log hold under an id; what is None, or empty, is not there."""
+
+    id: str
+    task: TaskResult | None
+    attempts: list[TaskAttempt]
+    group: GroupResult | None
+    #: The tasks of the group, or of the id of a group that was not saved.
+    members: list[TaskResult]
+    chord: ChordCounter | None
+    parts: list[ChordPart]
+    worker: Worker | None
+    #: What the worker has at the moment.
+    running: list[TaskResult]
+    #: The facts about it in the log; none of a worker, a group or a chord, of which there may be any number.
+    events: list[RecordedEvent]
+
+    @classmethod
+    def of(cls, connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHEMA) -> Dossier:
+        """Return what there is under the id."""
+        tasks = TaskResult.objects.using(connection, schema)
+        task = tasks.filter(task_id=subject).first()
+        group = GroupResult.get_many(connection, [subject], schema).get(subject)
+        chord = ChordCounter.get_many(connection, [subject], schema).get(subject)
+        worker = Worker.get_many(connection, [subject], schema).get(subject)
+        is_other = task is None and (group or chord or worker)
+        if task is None:
+            in_group = tasks.filter(task_id__in=group.members) if group and group.members else tasks.filter(group_id=subject)
+        return cls(
+            id=subject,
+            task=task,
+            attempts=TaskAttempt.of(connection, subject, schema) if task else [],
+            group=group,
+            members=[] if task else list(in_group.order_by("task_id")[:MEMBERS]),
+            chord=chord,
+            parts=ChordPart.of(connection, subject, schema) if chord else [],
+            worker=worker,
+            running=list(tasks.filter(worker=subject, date_done__isnull=True)[:MEMBERS]) if worker else [],
+            events=[] if is_other else Journal(schema).read_stream(connection, subject),
+        )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anybody has ever told anything of it."""
+        return any((self.task, self.group, self.members, self.chord, self.worker, self.events))
+
+    @property
+    def sent(self) -> TaskSent | None:
+        """The last message that was sent of it."""
+        return next((recorded.event for recorded in reversed(self.events) if isinstance(recorded.event, TaskSent)), None)
+
+    @property
+    def replay_of(self) -> str | None:
+        """The task that this one is sent again of."""
+        for event in (recorded.event for recorded in self.events):
+            if isinstance(event, TaskSent) and isinstance(event.message, Mapping):
+                headers = event.message.get("headers")
+                if isinstance(headers, Mapping) and isinstance(headers.get(REPLAY_OF), str):
+                    return str(headers[REPLAY_OF])
+        return None
+
+    @property
+    def replayed_as(self) -> list[str]:
+        """The tasks as which it was sent again."""
+        return [recorded.event.task_id or self.id for recorded in self.events if isinstance(recorded.event, TaskReplayed)]
+
+    @property
+    def actions(self) -> list[tuple[datetime, OperatorActed]]:
+        """What people did or noted about it."""
+        return [(recorded.recorded_at, recorded.event) for recorded in self.events if isinstance(recorded.event, OperatorActed)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        found: dict[str, Any] = {"id": self.id}
+        if self.task:
+            found |= {"task": {**self.task.as_dict(), **self.values()}, "message": self.message()}
+            found["attempts"] = [attempt.model_dump() for attempt in self.attempts]
+            found |= {"replay_of": self.replay_of, "replayed_as": self.replayed_as}
+        if self.group:
+            found["group"] = self.group.as_dict()
+        if self.chord:
+            found["chord"] = self.chord.as_dict()
+            found["parts"] = [{**part.model_dump(exclude={"result"}), "result": _read(part)} for part in self.parts]
+        if self.worker:
+            found |= {"worker": self.worker.as_dict(), "running": [task.task_id for task in self.running]}
+        if self.members:
+            found["members"] = [{"task_id": task.task_id, "name": task.task_name, "state": task.status} for task in self.members]
+        found["actions"] = [{"at": at, **event.model_dump(exclude={"event_id", "stream", "kind"})} for at, event in self.actions]
+        found["facts"] = [recorded.event.kind for recorded in self.events]
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """Return arguments, result and meta of the task, decoded."""
+        task = self.task
+        if task is None:
+            return {}
+        return {
+            "args": read(task.args, task.args_content_type),
+            "kwargs": read(task.kwargs, task.args_content_type),
+            "result": _read(task),
+            "meta": _loaded(task.meta),
+        }
+
+    def message(self) -> dict[str, Any] | None:
+        """Return the last message that was sent of it: where it went, and with what."""
+        sent = self.sent
+        if sent is None:
+            return None
+        told = {"occurred_at": sent.occurred_at, "eta": sent.eta, "expires": sent.expires, "time_limit": sent.time_limit}
+        embedded = read(sent.embedded, sent.embedded_content_type)
+        return {**(sent.message or {}), **told, **({"embedded": embedded} if embedded else {})}
+
+
+def _read(stored: TaskResult | ChordPart) -> Any:
+    return read(stored.result, stored.content_type, stored.content_encoding)
+
+
+def _loaded(meta: str | None) -> Any:
+    try:
+        return meta and json.loads(meta)
+    except ValueError:
+        return meta
+
+
+def flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Yield what is inside objects with the names that lead there: `headers.lang`; lists are left whole, empty ones out."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}.{key}" if name else str(key))
+    elif value is not None and value != []:
+        yield name, value
