@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -15,6 +17,7 @@ from .capture import capture
 from .doctor import doctor
 from .explain import explain
 from .failure import EXIT_CODES, one_sentence
+from .history import history
 from .listing import listing
 from .lost import lost
 from .projections import projections
@@ -29,6 +32,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every character of a task's name
+            sys.stdout.reconfigure(errors="backslashreplace")
         with one_sentence():
             return super().invoke(ctx)
 
@@ -129,5 +134,5 @@ def demo_command() -> None:
 
 
 main.add_command(capture)
-for command in (doctor, explain, listing, lost, projections, show, spool, stale):
+for command in (doctor, explain, history, listing, lost, projections, show, spool, stale):
     main.add_command(command)

@@ -1,0 +1,180 @@
+"""A history told line by line: what happened, how long it took to the next, and what there is to remark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import states
+
+from celery_journal import sql
+from celery_journal.consumers.contents import LINE, cut, read
+from celery_journal.consumers.explain.task import error_of
+from celery_journal.consumers.timeline import Transition, timeline
+from celery_journal.consumers.words import duration, moment
+from celery_journal.journal import Connection, Journal
+from celery_journal.journal.events import (
+    ChordFailed,
+    ChordPartReturned,
+    ChordStarted,
+    ChordUnlocked,
+    Event,
+    GroupSaved,
+    OperatorActed,
+    PeriodicTaskSent,
+    TaskEvent,
+    TaskLost,
+    TaskProgress,
+    TaskReplayed,
+    TaskSent,
+)
+
+#: Those of which many in a row say no more than one.
+_ALIKE = {"worker-heartbeat"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that happened."""
+
+    transition: Transition
+    #: How many of the kind came in a row.
+    times: int
+    #: Since the first of the history.
+    after: timedelta
+    #: Until the next of the same task; None after the last, if nothing more is to come.
+    until_next: timedelta | None
+    #: What there is to say of it besides, in words.
+    remark: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        one = self.transition
+        return {
+            "at": one.told_at,
+            "occurred_at": one.occurred_at,
+            "clock_offset": one.clock_offset,
+            "after": self.after,
+            "until_next": self.until_next,
+            "kind": one.kind,
+            "state": one.state,
+            "attempt": one.attempt,
+            "run": one.run,
+            "worker": one.worker,
+            "witnesses": list(one.witnesses),
+            "times": self.times,
+            "remark": self.remark,
+            "traceback": one.traceback,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Chronicle:
+    """The history of one stream."""
+
+    id: str
+    lines: list[Line]
+    #: The clock of the database, when it was asked.
+    now: datetime
+    #: Whether something is to come: a task that has not ended.
+    is_open: bool
+
+    @classmethod
+    def of(cls, connection: Connection, stream: str, schema: str = sql.DEFAULT_SCHEMA) -> Chronicle:
+        """Return the history of a task, a group, a chord or a worker."""
+        transitions = timeline(Journal(schema).read_stream(connection, stream))
+        (now,) = connection.execute(sql.query("explain.sql", "now", schema)).fetchone() or (None,)
+        return cls(stream, list(_lines(transitions, now)), now, bool(transitions) and _is_open(transitions))
+
+    @property
+    def length(self) -> timedelta:
+        """From the first to the last that happened, or until now."""
+        if not self.lines:
+            return timedelta(0)
+        last = self.lines[-1]
+        return last.after + (last.until_next or timedelta(0))
+
+
+def _is_open(transitions: Sequence[Transition]) -> bool:
+    """Return whether the last that was told of a task is no end."""
+    told = [one for one in transitions if isinstance(one.event, TaskEvent)]
+    return bool(told) and told[-1].state not in states.READY_STATES | {states.IGNORED}
+
+
+def _lines(transitions: Sequence[Transition], now: datetime) -> Iterator[Line]:
+    runs = list(_in_a_row(transitions))
+    ends = _is_open(transitions)
+    for place, (one, times) in enumerate(runs):
+        after = runs[place + 1][0].told_at if place + 1 < len(runs) else max(now, one.told_at) if ends else None
+        yield Line(
+            transition=one,
+            times=times,
+            after=max(one.told_at - runs[0][0].told_at, timedelta(0)),
+            until_next=None if after is None else max(after - one.told_at, timedelta(0)),
+            remark=_remark(one),
+        )
+
+
+def _in_a_row(transitions: Sequence[Transition]) -> Iterator[tuple[Transition, int]]:
+    """Yield each with its number, one for many alike."""
+    first, times = None, 0
+    for one in transitions:
+        if first is not None and one.kind == first.kind and one.kind in _ALIKE:
+            times += 1
+            continue
+        if first is not None:
+            yield first, times
+        first, times = one, 1
+    if first is not None:
+        yield first, times
+
+
+def _remark(one: Transition) -> str:
+    remarks = [_told(one.event), _clock(one)]
+    return cut("; ".join(remark for remark in remarks if remark), 3 * LINE)
+
+
+def _clock(one: Transition) -> str:
+    if not one.clock_offset:
+        return ""
+    whose = f"the clock of {one.worker}" if one.worker else "the sender's clock"
+    return f"{whose} is {duration(one.clock_offset)} {'ahead' if one.clock_offset > timedelta(0) else 'behind'}"
+
+
+def _told(event: Event) -> str:
+    match event:
+        case TaskSent():
+            sender = (event.message or {}).get("sent_by")
+            parts = [
+                event.queue and f"to {event.queue}",
+                sender and f"by {sender}",
+                event.eta and f"not before {moment(event.eta)}",
+                event.expires and f"not after {moment(event.expires)}",
+            ]
+            return " ".join(part for part in parts if part)
+        case OperatorActed():
+            return " ".join(part for part in (event.action, "by", event.author or "somebody", event.reason and f": {event.reason}") if part)
+        case TaskReplayed():
+            return " ".join(part for part in ("sent again as", event.task_id, event.reason and f": {event.reason}") if part)
+        case TaskLost():
+            return event.reason or ""
+        case TaskProgress():
+            value = read(event.result, event.content_type, event.content_encoding)
+            return cut(f"{event.state} {'' if value is None else value}", LINE)
+        case GroupSaved():
+            return f"{len(event.members or ()):,} members"
+        case ChordStarted():
+            return " ".join(
+                part for part in (event.size is not None and f"of {event.size:,} parts", event.task_id and f"for {event.task_id}") if part
+            )
+        case ChordPartReturned():
+            return f"{event.task_id} {event.state}"
+        case ChordUnlocked() | ChordFailed() | PeriodicTaskSent():
+            return " ".join(part for part in (event.task_id, getattr(event, "reason", None)) if part)
+        case TaskEvent():
+            error = error_of(event) if getattr(event, "state", None) in states.EXCEPTION_STATES else None
+            return "; ".join(part for part in (error, event.reason, event.eta and f"due at {moment(event.eta)}") if part)
+        case _:
+            return str(getattr(event, "reason", None) or "")
