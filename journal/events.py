@@ -6,54 +6,13 @@ A kind that this version does not know is an `UnknownEvent`, and a field that it
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal, get_args
-from uuid import UUID
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PlainValidator, TypeAdapter, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter
 
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a str is needed")
-    return str.__str__(value)  # str() of an enum of texts is its name
-
-
-def _stream(value: object) -> str:
-    if not _text(value):
-        raise ValueError("a stream needs a name")
-    return _text(value)
-
-
-#: Any str. pydantic's own refuses lone surrogates, which a traceback may well hold.
-Text = Annotated[str, PlainValidator(_text)]
-Stream = Annotated[str, PlainValidator(_stream)]
-
-
-class Event(BaseModel):
-    """One fact about one stream (a task id, a group id, a worker's host name or the name of a periodic task)."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", ser_json_bytes="base64")
-
-    #: Whether a PostgreSQL crash may lose the last fraction of a second of this kind.
-    relaxed: ClassVar[bool] = False
-
-    #: Made once, before the first try; the same fact delivered twice has the same id.
-    event_id: UUID
-    stream: Stream
-    kind: Text
-    schema_version: int = Field(default=1, ge=1, le=32767)
-    #: Celery's `request.retries`, from 0.
-    attempt: int = Field(default=0, ge=0, le=2**31 - 1)
-    #: The emitter's clock.
-    occurred_at: AwareDatetime
-    #: Who says so: `backend`, `signal` (both from inside the process where it happened), `broadcast` (Celery's own events), `sweep`.
-    source: Text | None = None
-
-    @field_validator("occurred_at")
-    @classmethod
-    def _in_utc(cls, moment: datetime) -> datetime:
-        return moment.astimezone(UTC)
+from .event import Event as Event  # noqa: PLC0414  also for those who import it here
+from .event import Text
+from .replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
 
 
 class Encoded(BaseModel):
@@ -211,10 +170,13 @@ class TaskWitnessed(Event):
 
 
 class TaskReplayed(Event):
-    """The recorded task was sent again, under the id `task_id`."""
+    """The recorded task was sent again, under the id `task_id`; what comes after it in its chain went along."""
 
     kind: Literal["task-replayed"] = "task-replayed"
     task_id: Text | None = None
+    #: The id of the replay that it was a part of.
+    replay: Text | None = None
+    author: Text | None = None
     reason: Text | None = None
 
 
@@ -358,9 +320,14 @@ class OperatorActed(Event):
     kind: Literal["operator-acted"] = "operator-acted"
     #: The account and the machine, or whom they say they are.
     author: Text | None = None
-    #: What was done: `revoke`, `terminate`, ...
+    #: What was done: `revoke`, `terminate`, `annotate`, ...
     action: Text | None = None
+    #: Why; of an `annotate`, the note.
     reason: Text | None = None
+    #: What an `annotate` says of the task: a word for it, that nobody needs to look any more, that lists may leave it out.
+    label: Text | None = None
+    resolved: bool | None = None
+    hidden: bool | None = None
 
 
 class UnknownEvent(Event):
@@ -403,7 +370,12 @@ KnownEvent = Annotated[
     | PeriodicTaskDeleted
     | PeriodicTaskReset
     | PeriodicTaskSent
-    | OperatorActed,
+    | OperatorActed
+    | ReplayStarted
+    | ReplayPlanned
+    | ReplaySending
+    | ReplayDoubted
+    | ReplayFinished,
     Field(discriminator="kind"),
 ]
 

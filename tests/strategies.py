@@ -94,7 +94,8 @@ _FIELDS: Mapping[str, SearchStrategy[object]] = {
     **dict.fromkeys(
         ("worker", "content_type", "content_encoding", "state", "traceback", "task_id", "reason", "author", "source", "run"), texts()
     ),
-    **dict.fromkeys(("action", "embedded_content_type"), texts()),
+    **dict.fromkeys(("action", "embedded_content_type", "label", "replay"), texts()),
+    **dict.fromkeys(("resolved", "hidden"), st.booleans()),
     **dict.fromkeys(("eta", "expires"), moments()),
     "time_limit": st.floats(allow_nan=False) | st.integers(0, 2**60).map(float),
     **dict.fromkeys(("callback_content_type",), texts()),
@@ -102,7 +103,10 @@ _FIELDS: Mapping[str, SearchStrategy[object]] = {
     **dict.fromkeys(("group_index", "size"), _integers(from_zero=True)),
     "pid": _integers(),
     "members": st.lists(texts(), max_size=3).map(tuple),
-    **dict.fromkeys(("request", "definition", "message"), st.dictionaries(st.integers() | texts() | st.none(), payloads(), max_size=2)),
+    **dict.fromkeys(
+        ("request", "definition", "message", "options", "counts"),
+        st.dictionaries(st.integers() | texts() | st.none(), payloads(), max_size=2),
+    ),
 }
 
 

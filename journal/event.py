@@ -1,0 +1,52 @@
+"""What all events have in common: a fact about a stream, and when it was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, field_validator
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a str is needed")
+    return str.__str__(value)  # str() of an enum of texts is its name
+
+
+def _stream(value: object) -> str:
+    if not _text(value):
+        raise ValueError("a stream needs a name")
+    return _text(value)
+
+
+#: Any str. pydantic's own refuses lone surrogates, which a traceback may well hold.
+Text = Annotated[str, PlainValidator(_text)]
+Stream = Annotated[str, PlainValidator(_stream)]
+
+
+class Event(BaseModel):
+    """One fact about one stream (a task id, a group id, a worker's host name, the name of a periodic task, the id of a replay)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_bytes="base64")
+
+    #: Whether a PostgreSQL crash may lose the last fraction of a second of this kind.
+    relaxed: ClassVar[bool] = False
+
+    #: Made once, before the first try; the same fact delivered twice has the same id.
+    event_id: UUID
+    stream: Stream
+    kind: Text
+    schema_version: int = Field(default=1, ge=1, le=32767)
+    #: Celery's `request.retries`, from 0.
+    attempt: int = Field(default=0, ge=0, le=2**31 - 1)
+    #: The emitter's clock.
+    occurred_at: AwareDatetime
+    #: Who says so: `backend`, `signal` (both from inside the process where it happened), `broadcast` (Celery's own events), `sweep`.
+    source: Text | None = None
+
+    @field_validator("occurred_at")
+    @classmethod
+    def _in_utc(cls, moment: datetime) -> datetime:
+        return moment.astimezone(UTC)
