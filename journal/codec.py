@@ -82,9 +82,19 @@ def escape(text: str) -> str:
 def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> Row:
     """Return the row of the event; raise PayloadTooLarge if its bytes are above the limit."""
     unknown = event.model_extra or {}
-    fields = {name: value for name, value in event if value is not None or name in unknown}
+    row = row_of({name: value for name, value in event if value is not None or name in unknown})
+    size = sum(len(row[column]) for column in (*BINARY_COLUMNS, "body") if row[column] is not None)
+    size += len((row["traceback"] or "").encode())
+    if size > max_payload_bytes:
+        raise PayloadTooLarge(event.stream, event.kind, size, max_payload_bytes)
+    return row
+
+
+def row_of(given: Mapping[str, Any]) -> Row:
+    """Return the row that holds these fields of an event; one that is None is there and says so."""
+    fields = dict(given)
     row: Row = dict.fromkeys(COLUMNS)
-    exact: dict[str, Any] = {name: None for name, value in unknown.items() if value is None and name in row}
+    exact: dict[str, Any] = {name: None for name, value in fields.items() if value is None and name in row}
     if _EXACT in fields:  # somebody's own field of that name
         exact[_EXACT] = fields.pop(_EXACT)
     for column in ("event_id", "occurred_at", "attempt", "schema_version"):
@@ -98,20 +108,21 @@ def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> 
         fields[_EXACT] = exact
     if fields:
         row["body"] = pack(fields)
-    size = sum(len(row[column]) for column in (*BINARY_COLUMNS, "body") if row[column] is not None)
-    size += len((row["traceback"] or "").encode())
-    if size > max_payload_bytes:
-        raise PayloadTooLarge(event.stream, event.kind, size, max_payload_bytes)
     return row
 
 
-def decode(row: Mapping[str, Any]) -> RecordedEvent:
-    """Return the event of a row of the log, old versions brought up to date."""
+def fields_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the event that a row of the log holds, in the version in which it was written."""
     fields = {column: row[column] for column in COLUMNS if column != "body" and row[column] is not None}
     if row["body"] is not None:
         fields.update(unpack(row["body"]))
     fields.update(fields.pop(_EXACT, {}))
-    return RecordedEvent(build(upcast(fields)), row["transaction"], row["position"], row["recorded_at"])
+    return fields
+
+
+def decode(row: Mapping[str, Any]) -> RecordedEvent:
+    """Return the event of a row of the log, old versions brought up to date."""
+    return RecordedEvent(build(upcast(fields_of(row))), row["transaction"], row["position"], row["recorded_at"])
 
 
 def build(fields: Mapping[str, Any]) -> Event:

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from celery_journal import sql
 
-from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, decode, encode, escape
+from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, Row, decode, encode, escape
 from .errors import EventConflict
 from .events import Event
 from .notifications import announcement, audience_of
@@ -92,7 +92,7 @@ class Journal:
             connection.execute(sql.query("notify.sql", "announce", self.schema), announcement([event], audience))
         return True
 
-    def _append_one(self, connection: Connection, event: Event, row: dict[str, Any], audience: str | None) -> tuple[int, bool, list[UUID]]:
+    def _append_one(self, connection: Connection, event: Event, row: Row, audience: str | None) -> tuple[int, bool, list[UUID]]:
         """Append one event; return how many were new, whether anybody may be listening, and what is recorded with other content."""
         relaxed = self._is_relaxed(connection, [event])
         with connection.cursor() as cursor:
@@ -102,33 +102,52 @@ class Journal:
             return 0, True, self._conflicts(connection, [row])
         return 1, bool(recorded[1]), []
 
-    def _append_many(self, connection: Connection, events: Sequence[Event], rows: Sequence[dict[str, Any]]) -> tuple[int, bool, list[UUID]]:
+    def _append_many(self, connection: Connection, events: Sequence[Event], rows: Sequence[Row]) -> tuple[int, bool, list[UUID]]:
         """Append what may take several statements; return the same."""
         new = 0
         conflicts: list[UUID] = []
         for start in range(0, len(rows), APPEND_CHUNK):
             chunk = rows[start : start + APPEND_CHUNK]
-            relaxed = self._is_relaxed(connection, events[start : start + APPEND_CHUNK])
-            columns: dict[str, list[Any]] = {column: [row[column] for row in chunk] for column in COLUMNS}
-            columns["members"] = _array_literals(columns["members"])
-            recorded = connection.execute(self._query("append many"), {**columns, "relaxed": relaxed}).fetchall()
-            new += len(recorded)
-            if len(recorded) < len(chunk):
+            recorded = self._insert(connection, chunk, relaxed=self._is_relaxed(connection, events[start : start + APPEND_CHUNK]))
+            new += recorded
+            if recorded < len(chunk):
                 conflicts += self._conflicts(connection, chunk)
         return new, True, conflicts
+
+    def restore(self, connection: Connection, rows: Sequence[Row], *, dry_run: bool = False) -> tuple[int, list[UUID]]:
+        """Record rows of a log as they are there, `recorded_at` too, in one statement, all or none.
+
+        Returns how many were new, and the ids of those that are recorded with other content; with `dry_run`, what it would return.
+        """
+        if dry_run:
+            recorded = self._recorded(connection, rows)
+            new = sum((row["event_id"], row["stream"]) not in recorded for row in rows)
+        else:
+            new = self._insert(connection, rows, relaxed=False)
+        return new, self._conflicts(connection, rows) if new < len(rows) else []
+
+    def _insert(self, connection: Connection, rows: Sequence[Row], *, relaxed: bool) -> int:
+        """Record the rows, those without a `recorded_at` as recorded now; return how many were new."""
+        columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in COLUMNS}
+        columns["members"] = _array_literals(columns["members"])
+        columns["recorded_at"] = [row.get("recorded_at") for row in rows]
+        return len(connection.execute(self._query("append many"), {**columns, "relaxed": relaxed}).fetchall())
 
     def _is_relaxed(self, connection: Connection, events: Sequence[Event]) -> bool:
         """Return whether the events need not wait for the disk. In a transaction of the caller's own, they share its fate."""
         return _is_idle(connection) and not self.everything_durable and all(event.relaxed for event in events)
 
-    def _conflicts(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> list[UUID]:
+    def _conflicts(self, connection: Connection, rows: Sequence[Row]) -> list[UUID]:
         """Return the ids under which the log has something else than the rows say."""
+        recorded = self._recorded(connection, rows)
+        found = ((row, recorded.get((row["event_id"], row["stream"]))) for row in rows)
+        return [row["event_id"] for row, there in found if there is not None and any(there[column] != row[column] for column in COLUMNS)]
+
+    def _recorded(self, connection: Connection, rows: Sequence[Row]) -> dict[tuple[UUID, str], Row]:
+        """Return what the log has under the ids of the rows."""
         with connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(self._query("recorded"), {"event_ids": [row["event_id"] for row in rows]})
-            recorded = {(row["event_id"], row["stream"]): row for row in cursor}
-        return [
-            row["event_id"] for row in rows if any(recorded[row["event_id"], row["stream"]][column] != row[column] for column in COLUMNS)
-        ]
+            return {(row["event_id"], row["stream"]): row for row in cursor}
 
     def read_stream(self, connection: Connection, stream: str) -> list[RecordedEvent]:
         """Return every event of a task or a group, in the order of the log, the caller's own included."""

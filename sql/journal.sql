@@ -24,7 +24,7 @@ returning event_id, not pg_try_advisory_xact_lock(hashtextextended('celery_journ
 
 -- name: append many
 -- Places in the log are handed out in the order given, and rows inserted in the order of their ids, so that two who append
--- the same facts do not wait for each other in a circle.
+-- the same facts do not wait for each other in a circle. What comes from another log keeps the moment it was recorded there.
 with placed as materialized (
     select pg_current_xact_id() as transaction, nextval('celery_journal.event_position') as position, e.*
       from (select case when %(relaxed)s::boolean then set_config('synchronous_commit', 'off', true) end) as durability,
@@ -35,19 +35,19 @@ with placed as materialized (
                   %(queue)s::text[], %(root_id)s::text[], %(parent_id)s::text[], %(group_id)s::text[], %(task_id)s::text[],
                   %(periodic_task_name)s::text[], %(content_type)s::text[], %(content_encoding)s::text[],
                   %(args_content_type)s::text[], %(traceback)s::text[], %(source)s::text[], %(run)s::text[], %(reason)s::text[],
-                  %(args)b::bytea[], %(kwargs)b::bytea[], %(result)b::bytea[], %(meta)b::bytea[], %(body)b::bytea[])
+                  %(args)b::bytea[], %(kwargs)b::bytea[], %(result)b::bytea[], %(meta)b::bytea[], %(body)b::bytea[], %(recorded_at)s::timestamptz[])
            with ordinality as e (
                   event_id, occurred_at, attempt, schema_version, pid, group_index, size, eta, expires, time_limit, members,
                   stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
                   content_type, content_encoding, args_content_type, traceback, source, run, reason,
-                  args, kwargs, result, meta, body, place)
+                  args, kwargs, result, meta, body, recorded_at, place)
      order by e.place)
 insert into celery_journal.event (
-       transaction, position, event_id, occurred_at, attempt, schema_version, pid, group_index, size, eta, expires, time_limit, members,
+       transaction, position, event_id, occurred_at, recorded_at, attempt, schema_version, pid, group_index, size, eta, expires, time_limit, members,
        stream, kind, state, name, worker, queue, root_id, parent_id, group_id, task_id, periodic_task_name,
        content_type, content_encoding, args_content_type, traceback, source, run, reason,
        args, kwargs, result, meta, body)
-select p.transaction, p.position, p.event_id, p.occurred_at, p.attempt, p.schema_version, p.pid, p.group_index, p.size,
+select p.transaction, p.position, p.event_id, p.occurred_at, coalesce(p.recorded_at, clock_timestamp()), p.attempt, p.schema_version, p.pid, p.group_index, p.size,
        p.eta, p.expires, p.time_limit, p.members::text[], p.stream, p.kind, p.state, p.name, p.worker, p.queue, p.root_id, p.parent_id, p.group_id, p.task_id,
        p.periodic_task_name, p.content_type, p.content_encoding, p.args_content_type, p.traceback,
        p.source, p.run, p.reason,
