@@ -16,10 +16,11 @@ from functools import cache
 from celery import current_app
 
 from celery_journal.consumers.backend import JournalBackend
+from celery_journal.consumers.backend.adatabase import AsyncDatabase
 from celery_journal.consumers.backend.connection import Database
 from celery_journal.consumers.options import Options, locate
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.projections import ChordCounter, GroupResult, NoJournal, TaskResult, managers
+from celery_journal.projections import ChordCounter, GroupResult, NoJournal, TaskResult, aquery, managers
 
 __all__ = ["ChordCounter", "GroupResult", "TaskResult", "TaskResultMeta"]
 
@@ -51,9 +52,10 @@ def find() -> Found:
         return Found(backend.database, backend.journal, backend.emitter)
     if dsn := os.environ.get("CELERY_JOURNAL_DSN"):
         return _named(dsn, Options.read(None))
+    name = type(backend).__name__
     raise NoJournal(
-        f"the results of the current app go to {type(backend).__name__}, not to a journal; "
-        "write result_backend = 'journal+postgresql://...', set CELERY_JOURNAL_DSN, or say .using(connection)"
+        f"the results of the current app go to {name}, not to a journal; write result_backend = 'journal+postgresql://...', "
+        "or set CELERY_JOURNAL_DSN"
     )
 
 
@@ -63,4 +65,19 @@ def _named(dsn: str, options: Options) -> Found:
     return Found(Database(locate(dsn), options), journal, Emitter())
 
 
+def find_async() -> AsyncDatabase:
+    """Return the same for an event loop."""
+    backend = current_app.backend
+    if isinstance(backend, JournalBackend):
+        return backend.adatabase
+    find()  # says what to do if there is none
+    return _named_async(os.environ["CELERY_JOURNAL_DSN"], Options.read(None))
+
+
+@cache
+def _named_async(dsn: str, options: Options) -> AsyncDatabase:
+    return AsyncDatabase(locate(dsn), options)
+
+
 managers.find_database = find
+aquery.find_database = find_async

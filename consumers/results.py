@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from celery import Celery, states
@@ -15,9 +16,17 @@ from celery.exceptions import ImproperlyConfigured
 from celery_journal.projections import TaskAttempt
 
 from .backend import JournalBackend
+from .backend.waiting import leaves
 from .capture import attach
 from .explain import Explanation, explain
 from .timeline import Transition, timeline
+
+
+def _journal_of(backend: Any, asked: str) -> JournalBackend:
+    if not isinstance(backend, JournalBackend):
+        name = type(backend).__name__
+        raise ImproperlyConfigured(f"{asked}() is the journal's, and this result's backend is {name}; write result_backend = 'journal+...'")
+    return backend
 
 
 class AsyncResult(stock.AsyncResult):
@@ -41,14 +50,43 @@ class AsyncResult(stock.AsyncResult):
         backend = self._journal("explain")
         return backend.database.run(lambda connection: explain(connection, str(self.id), backend.journal.schema))
 
+    async def aget(self, timeout: float | None = None, propagate: bool = True, follow_parents: bool = True) -> Any:
+        """Return what `get()` returns, in an event loop: `await result.aget(timeout=10)`, or just `await result`.
+
+        Nothing is polled, and no thread waits. Raises what the task, or one before it in its chain, has raised, and
+        celery.exceptions.TimeoutError after `timeout` seconds.
+        """
+        if self.ignored:
+            return None
+        stock.assert_will_not_block()
+        await self._journal("aget").wait_for_results(self, timeout, propagate=propagate, follow_parents=follow_parents)
+        if propagate and follow_parents:
+            for parent in reversed(list(self._parents())):
+                if parent._cache:
+                    parent.maybe_throw()
+        return self.maybe_throw(propagate=propagate)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.aget().__await__()
+
+    async def ahistory(self) -> list[Transition]:
+        """Return what `history()` returns, in an event loop."""
+        backend = self._journal("ahistory")
+        async with backend.adatabase.primary() as connection:
+            return timeline(await backend.journal.aread_stream(connection, str(self.id)), backend)
+
+    async def aattempts(self) -> list[TaskAttempt]:
+        """Return what `attempts()` returns, in an event loop."""
+        backend = self._journal("aattempts")
+        async with backend.adatabase.primary() as connection:
+            return await TaskAttempt.aof(connection, str(self.id), backend.journal.schema)
+
+    async def aexplain(self) -> Explanation:
+        """Return what `explain()` returns, in an event loop."""
+        return await asyncio.to_thread(self.explain)
+
     def _journal(self, asked: str) -> JournalBackend:
-        backend = self.backend
-        if not isinstance(backend, JournalBackend):
-            name = type(backend).__name__
-            raise ImproperlyConfigured(
-                f"{asked}() is the journal's, and this result's backend is {name}; write result_backend = 'journal+...'"
-            )
-        return backend
+        return _journal_of(self.backend, asked)
 
     def retry(self) -> bool:
         """Return whether the task has failed and will be tried again."""
@@ -73,6 +111,7 @@ class _Iterable:
     """What a set of results and a group have in common."""
 
     results: list[Any]
+    backend: Any
     supports_native_join: bool | None
     iter_native: Any
 
@@ -93,6 +132,28 @@ class _Iterable:
                 raise meta["result"]
             else:
                 yield meta["result"]
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> list[Any]:
+        """Return what `get()` returns, in an event loop: `await group.aget(timeout=10)`, or just `await group`.
+
+        Raises what a task raised as soon as one has, and celery.exceptions.TimeoutError after `timeout` seconds.
+        """
+        stock.assert_will_not_block()
+        if self.results:
+            await _journal_of(self.backend, "aget").wait_for_results(self, timeout, propagate=propagate)
+        if propagate:
+            for leaf in leaves(self):
+                if leaf._cache:
+                    leaf.maybe_throw()
+        return [_value(member) for member in self.results]
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        return self.aget().__await__()
+
+
+def _value(member: Any) -> Any:
+    """Return the value of a result that is ready, the list of them for a set."""
+    return [_value(inner) for inner in member.results] if isinstance(member, stock.ResultSet) else member.result
 
 
 class ResultSet(_Iterable, stock.ResultSet):

@@ -155,6 +155,12 @@ class Journal:
             cursor.execute(self._query("read stream"), {"stream": escape(stream)})
             return [decode(row) for row in cursor]
 
+    async def aread_stream(self, connection: psycopg.AsyncConnection[Any], stream: str) -> list[RecordedEvent]:
+        """Return the same for an event loop."""
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(self._query("read stream"), {"stream": escape(stream)})
+            return [decode(row) async for row in cursor]
+
     def read_transitions(
         self, connection: Connection, streams: Iterable[str], kinds: Iterable[str], since: int = 0
     ) -> tuple[list[RecordedEvent], int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Any, Self
 
+import psycopg
 from psycopg.rows import dict_row
 from pydantic import BaseModel, ConfigDict
 
@@ -61,6 +62,13 @@ class TaskAttempt(BaseModel):
         with connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(sql.query("views.sql", "task_attempts", schema), {"task_id": escape(task_id)})
             return [cls.model_validate(row) for row in cursor]
+
+    @classmethod
+    async def aof(cls, connection: psycopg.AsyncConnection[Any], task_id: str, schema: str = sql.DEFAULT_SCHEMA) -> list[Self]:
+        """Return the same for an event loop."""
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(sql.query("views.sql", "task_attempts", schema), {"task_id": escape(task_id)})
+            return [cls.model_validate(row) async for row in cursor]
 
     def __str__(self) -> str:
         return f"<Attempt: {self.task_id} {self.attempt} ({self.status})>"

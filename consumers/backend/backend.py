@@ -21,13 +21,14 @@ from celery_journal.journal.codec import escape
 from celery_journal.projections import GroupResult, chord_counter
 
 from . import sweeper  # noqa: F401  connects to the signals of the worker
+from .awaiting import Awaiting
 from .brief import brief_error, brief_facts, brief_traceback
 from .chords import Chords
 from .connection import JournalUnavailable
 from .drop_in import DropIn
 from .ignored import Ignored
 from .outage import is_worker_main
-from .waiting import Waiting, leaves
+from .waiting import leaves
 
 #: The kind of event that each of Celery's states is; any other state is a task-progress.
 KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {
@@ -49,7 +50,7 @@ FORGETTING_PATIENCE = 0.5
 LATELY = 60.0
 
 
-class JournalBackend(DropIn, Ignored, Chords, Waiting):
+class JournalBackend(DropIn, Ignored, Chords, Awaiting):
     """A result backend that appends every transition to the journal.
 
     One instance serves all threads of a process and survives forks; connections are opened on first use.

@@ -20,6 +20,7 @@ from celery_journal.consumers.spool import spool_of
 from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge, redact
 from celery_journal.journal import events as kinds
 
+from .adatabase import AsyncDatabase
 from .brief import brief_error
 from .connection import Database, JournalUnavailable
 from .outage import Outage, is_worker_main
@@ -64,6 +65,8 @@ class JournalBase(Retries, Recorder):
         )
         self.emitter = Emitter()
         self.database = Database(self.location, self.options, replica)
+        #: The same for event loops.
+        self.adatabase = AsyncDatabase(self.location, self.options, replica)
         #: What keeps facts while the database is away; None if the option says so.
         self.spool = None
         if self.options.spool != "":

@@ -55,6 +55,11 @@ class Waiter:
             self._hints.extend(relevant)
             self._woken.set()
 
+    @property
+    def has_hints(self) -> bool:
+        """Whether `wait` would return at once with something."""
+        return bool(self._hints)
+
     def wake(self) -> None:
         """Let `wait` return with nothing."""
         self._woken.set()

@@ -113,7 +113,7 @@ class Waiting(Reading):
         for leaf in leaves(result):
             if not leaf._cache:
                 wanted.setdefault(str(leaf.id), []).append(leaf)
-        parents = {str(node.id): node for node in _parents(result) if not node._cache} if on_interval else {}
+        parents = {str(node.id): node for node in parents_of(result) if not node._cache} if on_interval else {}
         for meta in Watch(self, wanted, parents, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval):
             if parent := parents.get(meta["task_id"]):
                 resolve(parent, meta)
@@ -166,7 +166,7 @@ def leaves(result: Any) -> Iterator[Any]:
         yield result
 
 
-def _parents(result: Any) -> Iterator[Any]:
+def parents_of(result: Any) -> Iterator[Any]:
     """Yield the results whose errors Celery looks for at every interval: those of the parents, and of the groups among them."""
     while (result := getattr(result, "parent", None)) is not None:
         yield from leaves(result)

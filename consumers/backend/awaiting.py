@@ -1,0 +1,105 @@
+"""Awaiting results in an event loop: no thread for each, and one connection that hears for all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from celery import states
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+
+from celery_journal.journal.codec import escape
+
+from .connection import JournalUnavailable
+from .listening import Waiter
+from .pending import resolve
+from .reading import Meta
+from .waiting import Waiting, leaves, parents_of
+from .watch import FIRST_POLL, LAST_POLL
+
+logger = logging.getLogger(__name__)
+
+
+class Hinted(Waiter):
+    """Somebody in an event loop who waits for news of some tasks."""
+
+    def __init__(self, task_ids: Iterable[str]) -> None:
+        super().__init__(task_ids)
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+
+    def hint(self, tokens: Iterable[str]) -> None:
+        """Say, from any thread, that there may be news of the tasks of these tokens."""
+        super().hint(tokens)
+        if self.has_hints:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._news.set)
+
+    async def heard(self, seconds: float) -> set[str]:
+        """Return the ids of the tasks of which there may be news; none after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        self._news.clear()  # before the hints are taken, so that none is left lying about
+        return self.wait(0)
+
+
+class Awaiting(Waiting):
+    """The part of the backend that `await result` calls."""
+
+    async def wait_for_results(self, result: Any, timeout: float | None, *, propagate: bool, follow_parents: bool = False) -> None:
+        """Return when the result, or each of a set, is ready; with `propagate` also when one of them, or of their parents, has failed.
+
+        Raises celery.exceptions.TimeoutError after `timeout` seconds, and JournalUnavailable if the database is away from the beginning;
+        an outage later is waited out.
+        """
+        wanted: dict[str, list[Any]] = {}
+        for leaf in leaves(result):
+            if not leaf._cache:
+                wanted.setdefault(str(leaf.id), []).append(leaf)
+        parents = {str(node.id): node for node in parents_of(result) if not node._cache} if follow_parents else {}
+        waiter = Hinted([*wanted, *parents])
+        with self.ear.attended_by(waiter):
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._read_until_ready(waiter, wanted, parents, propagate=propagate)
+            except TimeoutError as exc:
+                raise CeleryTimeoutError(f"The operation timed out after {timeout} s.") from exc
+
+    async def _read_until_ready(self, waiter: Hinted, wanted: dict[str, list[Any]], parents: dict[str, Any], *, propagate: bool) -> None:
+        loop = asyncio.get_running_loop()
+        asked, poll, read_at, is_away, is_first = {*wanted, *parents}, FIRST_POLL, loop.time(), False, True
+        while wanted:
+            if asked:
+                try:
+                    ready = await self._ready_of(asked)
+                    is_away = False
+                except (JournalUnavailable, psycopg.OperationalError) as exc:
+                    if is_first:
+                        raise JournalUnavailable(str(exc).partition("\n")[0]) from exc
+                    ready, is_away = [], True
+                is_first = False
+                for meta in ready:
+                    parent = [parents.pop(meta["task_id"])] if meta["task_id"] in parents else []
+                    for node in (*parent, *wanted.pop(meta["task_id"], ())):
+                        resolve(node, meta)
+                    if propagate and meta["status"] in states.PROPAGATE_STATES:
+                        return
+            if not wanted:
+                return
+            is_heard = self.ear.hears(waiter) and not is_away
+            silence = self.options.reread_interval if is_heard else poll
+            asked = await waiter.heard(max(0.0, read_at + silence - loop.time())) & {*wanted, *parents}
+            if loop.time() >= read_at + silence:
+                asked, read_at = {*wanted, *parents}, loop.time()
+                poll = poll if is_heard else min(poll * 1.5, LAST_POLL)
+
+    async def _ready_of(self, task_ids: Iterable[str]) -> list[Meta]:
+        given = {escape(task_id): task_id for task_id in task_ids}
+        async with self.adatabase.primary() as connection:
+            rows = self.TaskModel.aobjects.using(connection, self.journal.schema).filter(task_id__in=list(given))
+            return [self._meta_of(given[row.task_id], row) async for row in rows if row.status in self.READY_STATES]
