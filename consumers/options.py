@@ -67,6 +67,8 @@ class Options(BaseModel):
     buffer_size: PositiveInt = 10_000
     #: Seconds between two heartbeats of a worker. One that misses four of them counts as gone. 0: none.
     heartbeat_interval: float = Field(default=10.0, ge=0)
+    #: Where JSON has no form for what a task returns, store `{"value": str(result), "forced_json": true}` instead of failing the task.
+    force_json: bool = False
     #: Keep the arguments of tasks.
     store_arguments: bool = True
     #: Seconds that a process has to send a chord's body before another may take over.

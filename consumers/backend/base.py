@@ -150,8 +150,13 @@ class JournalBase(Retries, Recorder):
             return brief_error(result)
 
     def _encoded(self, value: Any) -> dict[str, Any]:
-        """Return the value as Celery's serializer makes it; raise EncodeError if it cannot."""
-        payload = self.encode(value)
+        """Return the value as Celery's serializer makes it; raise EncodeError if it cannot, unless force_json says otherwise."""
+        try:
+            payload = self.encode(value)
+        except EncodeError:
+            if not self.options.force_json or self.content_type != "application/json":
+                raise
+            payload = self.encode({"value": str(value), "forced_json": True})  # as django-celery-fulldbresult has it
         return {
             "result": payload.encode() if isinstance(payload, str) else bytes(payload),
             "content_type": self.content_type,
@@ -190,8 +195,9 @@ class JournalBase(Retries, Recorder):
 
 def _of_django(app: Any) -> dict[str, Any]:
     """Return the options that go by the names of django-celery-fulldbresult."""
-    tracked = app.conf.get("DJANGO_CELERY_FULLDBRESULT_TRACK_PUBLISH")
-    return {} if tracked is None else {"track_publish": tracked}
+    names = {"track_publish": "TRACK_PUBLISH", "force_json": "FORCE_JSON"}
+    given = {option: app.conf.get(f"DJANGO_CELERY_FULLDBRESULT_{name}") for option, name in names.items()}
+    return {option: value for option, value in given.items() if value is not None}
 
 
 def _unpickled(cls: Any, url: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

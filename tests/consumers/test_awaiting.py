@@ -207,7 +207,7 @@ def test_the_views_are_asked_from_an_event_loop(app: Celery) -> None:
 def test_an_outage_is_waited_out(make_app: Callable[..., Celery], app: Celery, embedded_database: str) -> None:
     """By who waits already; who comes while the database is away is told so."""
     proxy, back = Proxy(embedded_database), list[Proxy]()
-    port = int(conninfo_to_dict(proxy.dsn)["port"])
+    port = int(str(conninfo_to_dict(proxy.dsn)["port"]))
     through = make_app(proxy.dsn, result_backend_transport_options={"connect_timeout": 1})
 
     async def handler() -> Any:
