@@ -17,6 +17,7 @@ from .capture import capture
 from .doctor import doctor
 from .explain import explain
 from .failure import EXIT_CODES, one_sentence
+from .graph import graph
 from .history import history
 from .listing import listing
 from .lost import lost
@@ -134,5 +135,5 @@ def demo_command() -> None:
 
 
 main.add_command(capture)
-for command in (doctor, explain, history, listing, lost, projections, show, spool, stale):
+for command in (doctor, explain, graph, history, listing, lost, projections, show, spool, stale):
     main.add_command(command)
