@@ -132,7 +132,7 @@ def _in_a_row(transitions: Sequence[Transition]) -> Iterator[tuple[Transition, i
 
 
 def _remark(one: Transition) -> str:
-    remarks = [_told(one.event), _clock(one)]
+    remarks = [remark_on(one.event), _clock(one)]
     return cut("; ".join(remark for remark in remarks if remark), 3 * LINE)
 
 
@@ -143,7 +143,8 @@ def _clock(one: Transition) -> str:
     return f"{whose} is {duration(one.clock_offset)} {'ahead' if one.clock_offset > timedelta(0) else 'behind'}"
 
 
-def _told(event: Event) -> str:
+def remark_on(event: Event) -> str:
+    """Return what there is to say of a fact besides its kind, in words."""
     match event:
         case TaskSent():
             sender = (event.message or {}).get("sent_by")

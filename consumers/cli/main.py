@@ -25,7 +25,11 @@ from .projections import projections
 from .show import show
 from .spool import spool
 from .stale import stale
+from .stats import stats
+from .tail import tail
 from .target import Target
+from .top import top
+from .transfer import export, import_
 
 
 class Commands(click.Group):
@@ -135,5 +139,7 @@ def demo_command() -> None:
 
 
 main.add_command(capture)
-for command in (doctor, explain, graph, history, listing, lost, projections, show, spool, stale):
+main.add_command(export)
+main.add_command(import_)
+for command in (doctor, explain, graph, history, listing, lost, projections, show, spool, stale, stats, tail, top):
     main.add_command(command)

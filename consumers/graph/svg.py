@@ -11,11 +11,11 @@ from celery_journal.consumers.words import shown
 from .canvas import UNSENT, Canvas, Node
 from .markup import colour_of, lines_of
 
-_WIDTH, _HEIGHT, _LINE = 230, 62, 16
+_WIDTH, _HEIGHT, _LINE = 240, 62, 16
 _ACROSS, _DOWN = 24, 56
 
 #: Characters that a line of a box has room for.
-_ROOM = 34
+_ROOM = 36
 
 _STYLE = """\
   <style>
@@ -47,15 +47,11 @@ def as_svg(canvas: Canvas) -> str:
 def _places(canvas: Canvas) -> dict[str, tuple[int, int]]:
     """Return the upper left corner of each node."""
     depths: dict[str, int] = {}
-    layers: dict[int, list[str]] = defaultdict(list)
-    for depth, _, node, was_there in canvas.tree():
+    for depth, _, node, _ in canvas.tree():
         depths[node.id] = max(depth, depths.get(node.id, 0))
-        if not was_there:
-            layers[-1].append(node.id)
     places = {}
     rows: dict[int, int] = defaultdict(int)
-    for node_id in layers[-1]:
-        depth = depths[node_id]
+    for node_id, depth in depths.items():
         places[node_id] = (_ACROSS + rows[depth] * (_WIDTH + _ACROSS), _ACROSS + depth * (_HEIGHT + _DOWN))
         rows[depth] += 1
     return places

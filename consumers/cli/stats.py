@@ -1,0 +1,67 @@
+"""The command that counts and measures tasks by their names."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import click
+
+from celery_journal.consumers.stats import Tally, tallies
+from celery_journal.consumers.words import duration
+from celery_journal.journal import check_version
+from celery_journal.projections import Q
+
+from .output import Column, Output, console, output_options
+from .searching import Searching, condition_of, words_argument
+
+
+def _span(span: timedelta | None) -> str:
+    return "" if span is None else duration(span)
+
+
+def _rate(tally: Tally) -> str:
+    return "" if tally.failure_rate is None else f"{100 * tally.failure_rate:.1f} %"
+
+
+#: What there is room for: the columns of a terminal, from that width on.
+COLUMNS = (
+    (0, Column("name", lambda tally: tally.name)),
+    (0, Column("tasks", lambda tally: f"{tally.tasks:,}", "right")),
+    (0, Column("not ended", lambda tally: f"{tally.unended:,}", "right")),
+    (130, Column("succeeded", lambda tally: f"{tally.succeeded:,}", "right")),
+    (0, Column("failed", lambda tally: f"{tally.failed:,}", "right", style=lambda tally: "bold red" if tally.failed else "dim")),
+    (130, Column("others", lambda tally: f"{tally.others:,}", "right")),
+    (0, Column("failure rate", _rate, "right")),
+    (130, Column("retried", lambda tally: f"{tally.retried:,}", "right")),
+    (0, Column("wait p50", lambda tally: _span(tally.queue_wait.p50), "right")),
+    (100, Column("p95", lambda tally: _span(tally.queue_wait.p95), "right")),
+    (100, Column("p99", lambda tally: _span(tally.queue_wait.p99), "right")),
+    (0, Column("run p50", lambda tally: _span(tally.run_time.p50), "right")),
+    (100, Column("p95", lambda tally: _span(tally.run_time.p95), "right")),
+    (100, Column("p99", lambda tally: _span(tally.run_time.p99), "right")),
+)
+
+
+@click.command("stats", cls=Searching)
+@words_argument
+@click.option("--since", default="1d", show_default=True, help="Count what ended since then: 2h, 2026-01-31; `all` counts everything.")
+@output_options
+@click.pass_context
+def stats(ctx: click.Context, condition: Q, since: str, output: Output) -> None:
+    """Count the tasks by name: how many failed, how long they waited in their queues, and how long they ran. Exit code 1 if there are none.
+
+    p50, p95 and p99 are what 50, 95 and 99 of a hundred runs did not exceed; each attempt is a run.
+
+    \b
+    celery-journal stats --since 2h 'name:billing.*'
+    """
+    target = ctx.obj
+    if since != "all":
+        condition &= condition_of([f"since:{since}"])
+    with target.connect() as connection:
+        check_version(connection, target.schema)
+        found = tallies(connection, condition, target.schema)
+    columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or console().width >= least]
+    if not output.rows(found, columns, lambda tally: tally.as_dict(), nothing="no task is like that"):
+        ctx.exit(1)

@@ -1,0 +1,123 @@
+"""What goes on, and what went on: counts, rates and how long things take."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from psycopg.rows import class_row, dict_row
+from psycopg.sql import SQL
+
+from celery_journal import sql
+from celery_journal.journal import Connection
+from celery_journal.projections import Q
+from celery_journal.projections.fields import TASK_RESULT
+from celery_journal.projections.lookups import Statement
+
+
+class Percentiles(NamedTuple):
+    """What half of all, 95 and 99 of a hundred do not exceed; None where nothing is known."""
+
+    p50: timedelta | None = None
+    p95: timedelta | None = None
+    p99: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How the tasks of one name fared."""
+
+    name: str
+    tasks: int
+    unended: int
+    succeeded: int
+    failed: int
+    #: Those that were revoked, or whose result is ignored.
+    others: int
+    #: Runs that were to be tried again.
+    retried: int
+    queue_wait: Percentiles
+    run_time: Percentiles
+
+    @property
+    def failure_rate(self) -> float | None:
+        """The part that failed of those that ended; None where none has."""
+        ended = self.tasks - self.unended
+        return self.failed / ended if ended else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        spans = {"queue_wait": self.queue_wait._asdict(), "run_time": self.run_time._asdict()}
+        return {**asdict(self), "failure_rate": self.failure_rate, **spans}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What has not ended, and what ended of late, of one name, state, worker or queue."""
+
+    what: str
+    #: Which one; None where it is everything.
+    key: str | None
+    waiting: int
+    running: int
+    ended: int
+    failed: int
+    #: How long those that ended took on average.
+    run_time: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What goes on at one moment, by the clock of the database."""
+
+    at: datetime
+    #: The seconds before it that count.
+    seconds: float
+    #: Workers that are alive.
+    workers: int
+    everything: Share
+    #: By `name`, `state`, `worker` and `queue`, the busiest first.
+    shares: dict[str, list[Share]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "at": self.at,
+            "seconds": self.seconds,
+            "workers_alive": self.workers,
+            "all": self._plain(self.everything),
+            **{f"{what}s": [self._plain(share) for share in shares] for what, shares in self.shares.items()},
+        }
+
+    def _plain(self, share: Share) -> dict[str, Any]:
+        named = {} if share.key is None else {share.what: share.key}
+        numbers = {name: value for name, value in asdict(share).items() if name not in {"what", "key"}}
+        return {**named, **numbers, "per_second": round(self.rate(share), 3)}
+
+    def rate(self, share: Share) -> float:
+        """Return how many end a second."""
+        return share.ended / self.seconds
+
+
+def tallies(connection: Connection, condition: Q, schema: str = sql.DEFAULT_SCHEMA) -> list[Tally]:
+    """Return how the tasks fared that the condition finds, by name, the most frequent first."""
+    statement = Statement(TASK_RESULT, schema)
+    query = SQL(sql.queries("stats.sql", schema)["by name"]).format(condition=condition.condition(statement))
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(query, statement.parameters).fetchall()
+    spans = ("queue_wait", "run_time")
+    return [Tally(**{**row, **{name: Percentiles(*(row[name] or ())) for name in spans}}) for row in rows]
+
+
+def snapshot(connection: Connection, seconds: float, schema: str = sql.DEFAULT_SCHEMA) -> Snapshot:
+    """Return what goes on now, and ended in the last seconds."""
+    with connection.cursor(row_factory=class_row(Share)) as cursor:
+        rows = cursor.execute(sql.query("stats.sql", "going on", schema), {"seconds": seconds}).fetchall()
+    at, workers = connection.execute(sql.query("stats.sql", "now", schema)).fetchone() or (None, 0)
+    shares: dict[str, list[Share]] = defaultdict(list)
+    for share in rows:
+        shares[share.what].append(share)
+    (everything,) = shares.pop("all")
+    return Snapshot(at, seconds, workers, everything, {what: shares[what] for what in ("name", "state", "worker", "queue")})
