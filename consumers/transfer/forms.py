@@ -1,0 +1,135 @@
+"""The two forms of an export: JSON lines for people and other programs, MessagePack for speed and size. Both lose nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+from uuid import UUID
+
+import msgpack
+
+from celery_journal.journal.codec import COLUMNS, Row, fields_of, row_of
+
+from .notation import noted, read, read_moment
+
+#: What a line begins with; the rest follows in the order of the columns and of the body.
+_FIRST = ("event_id", "stream", "kind", "occurred_at")
+
+
+class Form(Protocol):
+    """How records are written."""
+
+    @property
+    def unit(self) -> str:
+        """What people call one of them, to find it by its number."""
+        ...
+
+    def written(self, record: object) -> bytes:
+        """Return the record as bytes, always the same."""
+        ...
+
+    def records(self, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
+        """Yield each record of the file with its bytes; raise ValueError where there is none."""
+        ...
+
+    def record_of(self, row: Row) -> object:
+        """Return the record of a row of the log."""
+        ...
+
+    def row_of(self, record: Any) -> Row:
+        """Return the row of a record; raise ValueError, TypeError or KeyError if it is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """An event a line, its fields by name.
+
+    A row that these fields would not give again, as one of another version may be, is written column by column.
+    """
+
+    unit: str = "line"
+
+    def written(self, record: object) -> bytes:
+        """Return the record as a line."""
+        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+    def records(self, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
+        """Yield what the lines hold."""
+        for line in file:
+            yield json.loads(line), line
+
+    def record_of(self, row: Row) -> object:
+        """Return the fields of the event, or the columns of the row."""
+        recorded_at = row["recorded_at"].isoformat()
+        try:
+            fields = fields_of(row)
+            event = {name: fields[name] for name in _FIRST} | fields
+            record = {"recorded_at": recorded_at, "event": _noted(event)}
+            if self.row_of(json.loads(self.written(record))) == row:
+                return record
+        except (ValueError, TypeError, KeyError, RecursionError):  # a body that is not ours
+            pass
+        return {"recorded_at": recorded_at, "row": _noted({column: row[column] for column in COLUMNS if row[column] is not None})}
+
+    def row_of(self, record: Any) -> Row:
+        """Return the row of the fields or of the columns."""
+        recorded_at = read_moment(record["recorded_at"])
+        if "row" in record:
+            return {**_only_columns(_read(record["row"])), "recorded_at": recorded_at}
+        fields = _read(record["event"])
+        if isinstance(fields.get("members"), list):  # as the column has it; in a body it would be a list
+            fields["members"] = tuple(fields["members"])
+        return {**row_of(fields), "recorded_at": recorded_at}
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePack:
+    """An event a map: the columns of the log that it fills, as they are."""
+
+    unit: str = "record"
+
+    def written(self, record: object) -> bytes:
+        """Return the record as MessagePack."""
+        packed: bytes = msgpack.packb(record, datetime=True)
+        return packed
+
+    def records(self, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
+        """Yield the records. There is one way to write each, so that its bytes need not be kept."""
+        for record in msgpack.Unpacker(file, timestamp=3, max_buffer_size=0):
+            yield record, self.written(record)
+
+    def record_of(self, row: Row) -> object:
+        """Return the columns that are filled."""
+        filled = {column: value for column, value in row.items() if value is not None}
+        return {**filled, "event_id": row["event_id"].bytes}
+
+    def row_of(self, record: Any) -> Row:
+        """Return the row."""
+        recorded_at = record["recorded_at"]
+        columns = {name: value for name, value in record.items() if name != "recorded_at"}
+        return {**_only_columns({**columns, "event_id": UUID(bytes=record["event_id"])}), "recorded_at": recorded_at}
+
+
+FORMS: Mapping[str, Form] = {"jsonl": JsonLines(), "msgpack": MessagePack()}
+
+
+def _noted(fields: Mapping[str, Any]) -> dict[str, object]:
+    """Return the fields in JSON. The two that every event has, and always of the same type, are plain texts."""
+    plain = {"event_id": str(fields["event_id"]), "occurred_at": fields["occurred_at"].isoformat()}
+    return {name: plain[name] if name in plain else noted(value) for name, value in fields.items()}
+
+
+def _read(event: Any) -> dict[str, Any]:
+    if not isinstance(event, dict):
+        raise TypeError("an event is an object")
+    fields: dict[str, Any] = {name: read(value) for name, value in event.items()}
+    return {**fields, "event_id": UUID(event["event_id"]), "occurred_at": read_moment(event["occurred_at"])}
+
+
+def _only_columns(found: Mapping[str, Any]) -> Row:
+    if unknown := sorted(map(str, found.keys() - set(COLUMNS))):
+        raise ValueError(f"the log has no column {unknown[0]}")
+    return {**dict.fromkeys(COLUMNS), **found}

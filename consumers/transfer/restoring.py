@@ -1,0 +1,66 @@
+"""An export back into a log: in order, in batches that are recorded whole or not at all, and again without harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BufferedReader
+from uuid import UUID
+
+import psycopg
+
+from celery_journal.consumers.drain import is_outage
+from celery_journal.journal import Connection, Journal
+from celery_journal.journal.codec import BINARY_COLUMNS, Row
+
+from .archive import BrokenFile, rows_in
+
+#: Events that are recorded in one statement: so many, and so many bytes, but always one.
+BATCH_EVENTS, BATCH_BYTES = 500, 16 << 20
+
+#: Ids of conflicts that are kept to be shown.
+EXAMPLES = 5
+
+
+@dataclass(slots=True)
+class Restored:
+    """How far an import has come."""
+
+    new: int = 0
+    #: What the log had already.
+    known: int = 0
+    #: What it has under the same id with other content: that stands.
+    conflicting: int = 0
+    examples: list[UUID] = field(default_factory=list)
+
+
+def restore(connection: Connection, journal: Journal, file: BufferedReader, *, dry_run: bool = False) -> Iterator[Restored]:
+    """Record the events of an export; yield after each batch how far it is. Raises BrokenFile; what was yielded is recorded."""
+    restored = Restored()
+    yield restored
+    for first, last, rows in _batches(file):
+        try:
+            new, conflicts = journal.restore(connection, rows, dry_run=dry_run)
+        except psycopg.Error as exc:
+            if is_outage(exc):
+                raise
+            raise BrokenFile(f"the database refuses what stands between {first} and {last}: {str(exc).partition(chr(10))[0]}") from exc
+        restored.new += new
+        restored.conflicting += len(conflicts)
+        restored.known += len(rows) - new - len(conflicts)
+        restored.examples += conflicts[: EXAMPLES - len(restored.examples)]
+        yield restored
+
+
+def _batches(file: BufferedReader) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yield rows that are recorded together, with where the first and the last of them stand."""
+    batch, size, first, where = list[Row](), 0, "", ""
+    for where, row in rows_in(file):
+        first = first if batch else where
+        batch.append(row)
+        size += sum(len(row[column] or b"") for column in (*BINARY_COLUMNS, "body"))
+        if len(batch) == BATCH_EVENTS or size > BATCH_BYTES:
+            yield first, where, batch
+            batch, size = [], 0
+    if batch:
+        yield first, where, batch
