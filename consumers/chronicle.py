@@ -85,7 +85,7 @@ class Chronicle:
     def of(cls, connection: Connection, stream: str, schema: str = sql.DEFAULT_SCHEMA) -> Chronicle:
         """Return the history of a task, a group, a chord or a worker."""
         transitions = timeline(Journal(schema).read_stream(connection, stream))
-        (now,) = connection.execute(sql.query("explain.sql", "now", schema)).fetchone() or (None,)
+        ((now,),) = connection.execute(sql.query("explain.sql", "now", schema)).fetchall()
         return cls(stream, list(_lines(transitions, now)), now, bool(transitions) and _is_open(transitions))
 
     @property

@@ -115,7 +115,7 @@ def snapshot(connection: Connection, seconds: float, schema: str = sql.DEFAULT_S
     """Return what goes on now, and ended in the last seconds."""
     with connection.cursor(row_factory=class_row(Share)) as cursor:
         rows = cursor.execute(sql.query("stats.sql", "going on", schema), {"seconds": seconds}).fetchall()
-    at, workers = connection.execute(sql.query("stats.sql", "now", schema)).fetchone() or (None, 0)
+    ((at, workers),) = connection.execute(sql.query("stats.sql", "now", schema)).fetchall()
     shares: dict[str, list[Share]] = defaultdict(list)
     for share in rows:
         shares[share.what].append(share)

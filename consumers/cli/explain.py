@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from celery_journal.consumers.words import shown
 from celery_journal.journal import check_version
 
+from .output import Output, output_options
+
 
 @click.command("explain")
 @click.argument("task_id")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the facts behind the words.")
+@output_options
 @click.pass_context
-def explain(ctx: click.Context, task_id: str, as_json: bool) -> None:
+def explain(ctx: click.Context, task_id: str, output: Output) -> None:
     """Say in plain words why a task is where it is: queued, running, retrying, lost, ended; or a chord or a group.
 
-    Ages are by the clock of the database, times in UTC. Exit code 1 if the journal never heard of it.
+    Ages are by the clock of the database, times in UTC; JSON has the facts behind the words. Exit code 1 if the journal never heard of it.
 
     \b
     celery-journal explain 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e
@@ -27,8 +27,8 @@ def explain(ctx: click.Context, task_id: str, as_json: bool) -> None:
     with ctx.obj.connect() as connection:
         check_version(connection, ctx.obj.schema)
         explanation = explain_id(connection, task_id, ctx.obj.schema)
-    if as_json:
-        click.echo(json.dumps(explanation.as_dict(), indent=2))
+    if output.is_data:
+        output.object(explanation.as_dict())
     else:
         name = (explanation.facts.get("task") or {}).get("name")
         heading = [shown(task_id), *([shown(name)] if name else []), *([shown(explanation.state)] if explanation.state else [])]

@@ -8,16 +8,23 @@ from typing import Any
 
 import click
 from celery.exceptions import BackendError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from celery_journal.consumers.lost import GRACE, Lost, find_lost, mark_lost
 from celery_journal.consumers.words import counted, duration, shown
 from celery_journal.journal import Emitter, Journal, check_version
 
 from .failure import Failure
-from .stale import print_json
+from .output import Column, Output, confirm, confirming_options, output_options
+from .styles import style_of
+
+COLUMNS = (
+    Column("task", lambda one: one.task_id or one.group_id),
+    Column("name", lambda one: one.name),
+    Column("state", lambda one: one.state, style=lambda one: style_of(one.state)),
+    Column("silent for", lambda one: duration(datetime.now(UTC) - one.recorded_at) if one.recorded_at else ""),
+    Column("reason", lambda one: one.reason),
+    Column("marked", lambda one: "yes" if one.marked else ""),
+)
 
 
 @click.command("lost")
@@ -26,11 +33,10 @@ from .stale import print_json
 @click.option(
     "--grace", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=f"Silence that is needed.  [default: {GRACE:g}]"
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@confirming_options
+@output_options
 @click.pass_context
-def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_run: bool, yes: bool, as_json: bool) -> None:
+def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_run: bool, yes: bool, output: Output) -> None:
     """List the tasks that will not go on by themselves, for all that is known, and say why. Exit code 1 if there are any.
 
     \b
@@ -49,20 +55,18 @@ def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_ru
         check_version(connection, target.schema)
         found = find_lost(connection, silence, target.schema)
         chosen = [one for one in found if one.task_id is not None and (fail or not one.marked)] if mark or fail else []
-        if as_json and chosen and not (yes or dry_run):
-            raise click.UsageError("--json asks nobody; say --yes or --dry-run as well")
-        if not as_json:
-            _print(found)
+        if not output.is_data:
+            _print(found, output)
         done: list[str] = []
         if chosen and dry_run:
             done.append(f"would {verb} {counted(len(chosen), 'task')}")
-        elif chosen and (yes or click.confirm(f"{verb} {counted(len(chosen), 'task')}?", err=True)):
+        elif chosen and confirm(f"{verb} {counted(len(chosen), 'task')}?", output, yes=yes, dry_run=dry_run):
             marked = mark_lost(connection, chosen, Journal(target.schema), Emitter())
             done.append(f"marked {counted(len(marked), 'task')}")
             if fail:
                 done.append(f"failed {counted(_fail(target, [*(one for one in chosen if one.marked), *marked]), 'task')}")
-    if as_json:
-        print_json(_as_object(one) for one in found)
+    if output.is_data:
+        output.objects(_as_object(one) for one in found)
     else:
         for line in done:
             click.echo(line)
@@ -102,20 +106,12 @@ def _as_object(one: Lost) -> dict[str, Any]:
     }
 
 
-def _print(found: list[Lost]) -> None:
+def _print(found: list[Lost], output: Output) -> None:
     if not found:
         click.echo("no task is lost")
-        return
-    if not sys.stdout.isatty():
+    elif sys.stdout.isatty():
+        output.rows(found, COLUMNS, _as_object)
+    else:
         for one in found:
             marked = " (marked)" if one.marked else ""
             click.echo(f"{shown(one.task_id or one.group_id)}: {shown(one.name or '')} {one.state}: {shown(one.reason)}{marked}")
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("task", "name", "state", "silent for", "reason", "marked"):
-        table.add_column(heading, overflow="fold")
-    for one in found:
-        silent = duration(datetime.now(UTC) - one.recorded_at) if one.recorded_at else ""
-        cells = (one.task_id or one.group_id, one.name or "", one.state, silent, one.reason, "yes" if one.marked else "")
-        table.add_row(*(Text(shown(cell)) for cell in cells))
-    Console().print(table)

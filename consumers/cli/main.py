@@ -21,6 +21,7 @@ from .graph import graph
 from .history import history
 from .listing import listing
 from .lost import lost
+from .output import Output, output_options
 from .projections import projections
 from .show import show
 from .spool import spool
@@ -68,8 +69,9 @@ def main(ctx: click.Context, dsn: str | None, schema: str) -> None:
 
 @main.command("migrate")
 @click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
+@output_options
 @click.pass_obj
-def migrate_command(target: Target, dry_run: bool) -> None:
+def migrate_command(target: Target, dry_run: bool, output: Output) -> None:
     """Create the schema, or bring it to this version.
 
     Safe to run from many places at once, and to run again: functions, folds and views are replaced as a whole.
@@ -80,6 +82,10 @@ def migrate_command(target: Target, dry_run: bool) -> None:
     with target.connect() as connection:
         pending = pending_migrations(connection, target.schema) if dry_run else migrate(connection, target.schema)
         incomplete = [] if dry_run else projections_to_rebuild(connection, pending, target.schema)
+    if output.is_data:
+        names = [migration.name for migration in pending]
+        output.object({"applied": [] if dry_run else names, "pending": names if dry_run else [], "to_rebuild": incomplete})
+        return
     for migration in pending:
         click.echo(f"{'would apply' if dry_run else 'applied'} {migration.name}")
     if incomplete:
@@ -111,18 +117,24 @@ def roles_command(target: Target) -> None:
 
 
 @main.command("version")
+@output_options
 @click.pass_obj
-def version_command(target: Target) -> None:
+def version_command(target: Target, output: Output) -> None:
     """Print the version of the package and of the schema it works with; with --dsn, also of the schema that is there.
 
     \b
     celery-journal version
     """
-    click.echo(f"celery-journal {metadata.version('celery-journal')}")
-    click.echo(f"schema version {wanted_version()}")
+    found = None
     if target.given:
         with target.connect() as connection:
             found = schema_version(connection, target.schema)
+    if output.is_data:
+        output.object({"celery_journal": metadata.version("celery-journal"), "schema_version": wanted_version(), "schema_found": found})
+        return
+    click.echo(f"celery-journal {metadata.version('celery-journal')}")
+    click.echo(f"schema version {wanted_version()}")
+    if target.given:
         click.echo(f"schema {target.schema} in the database: {'none' if found is None else f'version {found}'}")
 
 

@@ -9,8 +9,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from celery_journal.consumers.words import shown
 from celery_journal.journal import check_version
-from celery_journal.projections import PROJECTIONS, rebuild, verify
+from celery_journal.projections import PROJECTIONS, Difference, rebuild, verify
+
+from .output import Output, output_options
 
 names = click.argument("names", nargs=-1, metavar=f"[{'|'.join(PROJECTIONS)}]...", type=click.Choice(PROJECTIONS))
 
@@ -22,8 +25,9 @@ def projections() -> None:
 
 @projections.command("rebuild")
 @names
+@output_options
 @click.pass_obj
-def rebuild_command(target: Any, names: tuple[str, ...]) -> None:
+def rebuild_command(target: Any, names: tuple[str, ...], output: Output) -> None:
     """Fold the log into new tables beside the live ones and swap them in; all projections, unless some are named.
 
     Readers never see an empty or partial view, and workers go on writing.
@@ -44,6 +48,9 @@ def rebuild_command(target: Any, names: tuple[str, ...]) -> None:
             bars.update(tasks[name], completed=folded, total=total)
 
         folded = rebuild(connection, names or PROJECTIONS, target.schema, progress=show)
+    if output.is_data:
+        output.object({"events": folded, "seconds": round(time.monotonic() - began, 3)})
+        return
     for name, events in folded.items():
         click.echo(f"rebuilt {name} from {events:,} events")
     click.echo(f"done in {time.monotonic() - began:.1f} s")
@@ -51,8 +58,9 @@ def rebuild_command(target: Any, names: tuple[str, ...]) -> None:
 
 @projections.command("verify")
 @names
+@output_options
 @click.pass_context
-def verify_command(ctx: click.Context, names: tuple[str, ...]) -> None:
+def verify_command(ctx: click.Context, names: tuple[str, ...], output: Output) -> None:
     """Fold the log into temporary tables and report every row of which the views differ. Exit code 1 if there is any.
 
     \b
@@ -61,11 +69,19 @@ def verify_command(ctx: click.Context, names: tuple[str, ...]) -> None:
     with ctx.obj.connect() as connection:
         check_version(connection, ctx.obj.schema)
         verification = verify(connection, names or PROJECTIONS, ctx.obj.schema)
+    if output.is_data:
+        output.object({"compared": verification.compared, "differences": [_as_object(one) for one in verification.differences]})
+        ctx.exit(1 if verification.differences else 0)
     for difference in verification.differences:
-        click.echo(str(difference))
+        click.echo(shown(difference))
     for name, rows in verification.compared.items():
         click.echo(f"compared {rows:,} rows of {name}")
     if verification.differences:
         click.echo(f"{len(verification.differences):,} of {verification.rows:,} rows differ; run: celery-journal projections rebuild")
         ctx.exit(1)
     click.echo(f"{verification.rows:,} rows compared, all identical")
+
+
+def _as_object(one: Difference) -> dict[str, Any]:
+    named = {"projection": one.projection, "table": one.table, "key": list(one.key), "columns": list(one.columns)}
+    return {**named, "live": one.live, "folded": one.folded}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from celery_journal.consumers.spool import SpoolStatus, default_directory, spool
 from celery_journal.journal import Journal, check_version
 
 from .failure import Failure
+from .output import Output, output_options
 
 #: Columns of a table that nobody reads on a screen.
 WIDE = 1000
@@ -31,10 +31,12 @@ WIDE = 1000
     type=click.Path(path_type=Path),
     help="Where the spools are.  [env: CELERY_JOURNAL_SPOOL; default: celery-journal in $XDG_STATE_HOME or ~/.local/state]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the reasons of what was refused.")
+@output_options
 @click.pass_context
-def spool(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
+def spool(ctx: click.Context, directory: Path | None, output: Output) -> None:
     """Show what waits on this machine for a database that was away: of the journal given, or else of all.
+
+    JSON has the reasons of what was refused.
 
     \b
     celery-journal spool --json
@@ -46,8 +48,8 @@ def spool(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
     with _readable(directory):
         spools = [spool_of(ctx.obj.location, ctx.obj.schema, directory)] if ctx.obj.given else spools_in(directory)
         found = [(spool.status(), spool.reasons()) for spool in spools]
-    if as_json:
-        click.echo(json.dumps([_as_object(*one) for one in found], indent=2))
+    if output.is_data:
+        output.objects(_as_object(*one) for one in found)
     elif found:
         _print(status for status, _ in found)
     else:
@@ -55,8 +57,9 @@ def spool(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
 
 
 @spool.command("drain")
+@output_options
 @click.pass_context
-def drain_command(ctx: click.Context) -> None:
+def drain_command(ctx: click.Context, output: Output) -> None:
     """Append what waits to the log now. What the database refuses for its own sake is set aside, and the exit code is 1.
 
     \b
@@ -68,13 +71,20 @@ def drain_command(ctx: click.Context) -> None:
         spool = spool_of(target.location, target.schema, directory)
         drained = drain(spool, Journal(target.schema), lambda work: work(connection))
         refused = spool.status().refused
-    if drained is None:
+    if output.is_data:
+        told = {
+            "drained": drained is not None,
+            "recorded": drained.recorded if drained else 0,
+            "refused": drained.refused if drained else 0,
+        }
+        output.object({**told, "refused_altogether": refused})
+    elif drained is None:
         click.echo("another process drains the spool at the moment")
-        return
-    click.echo(f"{drained.recorded:,} events left the spool")
-    if refused:
+    else:
+        click.echo(f"{drained.recorded:,} events left the spool")
+    if refused and not output.is_data:
         click.echo(f"{refused:,} events were refused, now or before; run: celery-journal spool --json")
-    if drained.refused:
+    if drained and drained.refused:
         ctx.exit(1)
 
 

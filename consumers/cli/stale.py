@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
-from collections.abc import Iterable
 from datetime import UTC, timedelta
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from celery_journal.consumers.stale import StaleTask, get_stale_tasks
 from celery_journal.consumers.words import duration, shown
 from celery_journal.journal import check_version
+
+from .output import Column, Output, output_options
+from .styles import style_of
+
+COLUMNS = (
+    Column("since", lambda task: f"{task.date_created.astimezone(UTC):%Y-%m-%d %H:%M:%S}"),
+    Column("task", lambda task: task.task_id),
+    Column("name", lambda task: task.name),
+    Column("state", lambda task: task.state, style=lambda task: style_of(task.state)),
+    Column("age", lambda task: duration(task.age)),
+    Column("worker / queue", lambda task: task.worker or task.queue),
+    Column("reason", lambda task: task.reason),
+)
 
 UNITS = ("weeks", "days", "hours", "minutes", "seconds", "microseconds")
 
@@ -31,9 +39,9 @@ def _units(command: Any) -> Any:
 @_units
 @click.option("--terminal-state", "states", multiple=True, metavar="STATE", help="Count this state as an end; may be repeated.")
 @click.option("--scheduled", is_flag=True, help="Only tasks whose eta has passed by more than that, and that have not started.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@output_options
 @click.pass_context
-def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, as_json: bool, **units: int | None) -> None:
+def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, output: Output, **units: int | None) -> None:
     """List the tasks that were sent longer ago than an hour, or than you say, and have not ended. Exit code 1 if there are any.
 
     A task with an eta counts from then on. The units are added up; ended is what Celery takes for an end, unless you say.
@@ -52,26 +60,18 @@ def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, as_js
         first = next(tasks, None)
         if first is not None:
             tasks = itertools.chain([first], tasks)
-        if as_json:
-            print_json(_as_object(task) for task in tasks)
+        if output.is_data:
+            output.objects(_as_object(task) for task in tasks)
         elif first is None:
             click.echo(f"no {'scheduled ' if scheduled else ''}task is stale: none has waited for longer than {duration(age)}")
         elif sys.stdout.isatty():
-            _print_table(list(tasks))
+            output.rows(tasks, COLUMNS, _as_object, title="Stale tasks")
         else:
             click.echo("Stale scheduled tasks:" if scheduled else "Stale tasks:")
             for task in tasks:
                 click.echo(f"  {task.date_created.astimezone(UTC)} - {shown(task.task_id)}: {shown(task.name or '')}")
     if first is not None:
         ctx.exit(1)
-
-
-def print_json(objects: Iterable[dict[str, Any]]) -> None:
-    """Print a JSON list, one object a line, as they come."""
-    click.echo("[", nl=False)
-    for number, one in enumerate(objects):
-        click.echo(f"{',' if number else ''}\n{json.dumps(one)}", nl=False)
-    click.echo("\n]")
 
 
 def _as_object(task: StaleTask) -> dict[str, Any]:
@@ -88,21 +88,3 @@ def _as_object(task: StaleTask) -> dict[str, Any]:
         "lost": task.lost_reason is not None,
         "reason": task.reason,
     }
-
-
-def _print_table(tasks: list[StaleTask]) -> None:
-    table = Table(box=None, pad_edge=False, title="Stale tasks", title_justify="left")
-    for heading in ("since", "task", "name", "state", "age", "worker / queue", "reason"):
-        table.add_column(heading, overflow="fold")
-    for task in tasks:
-        cells = (
-            f"{task.date_created.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
-            task.task_id,
-            task.name or "",
-            task.state,
-            duration(task.age),
-            task.worker or task.queue or "",
-            task.reason,
-        )
-        table.add_row(*(Text(shown(cell)) for cell in cells))
-    Console().print(table)

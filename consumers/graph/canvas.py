@@ -79,7 +79,7 @@ class Canvas:
                 yield depth, way, self.nodes[node], node in seen
                 if node not in seen:
                     seen.add(node)
-                    ahead += [(depth + 1, way, target) for target, way in reversed(below[node])]
+                    ahead += [(depth + 1, onward, target) for target, onward in reversed(below[node])]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
