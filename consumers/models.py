@@ -1,9 +1,11 @@
 """The models, whose managers find the journal by themselves: that of the current Celery app, or else of CELERY_JOURNAL_DSN.
 
-from celery_journal.consumers.models import TaskResult
+    from celery_journal.consumers.models import TaskResult
 
-for task in TaskResult.objects.filter(status="FAILURE", date_done__within=timedelta(hours=1)):
-    print(task.task_id, task.task_name)
+    for task in TaskResult.objects.filter(status="FAILURE", date_done__within=timedelta(hours=1)):
+        print(task.task_id, task.task_name)
+
+They are those of celery_journal.projections, which know no Celery, and whose managers need to be told a connection.
 """
 
 from __future__ import annotations

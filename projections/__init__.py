@@ -1,10 +1,11 @@
 """The views: one module each, and how they are rebuilt and verified."""
 
+from .aquery import AsyncQuerySet
 from .chord_counter import ChordCounter, ChordPart
 from .fields import FieldError
 from .group_result import GroupResult
-from .managers import NoJournal
-from .projection import PROJECTIONS, RowDoesNotExist, SeveralRows
+from .managers import TxIsolationWarning
+from .projection import PROJECTIONS, NoJournal, RowDoesNotExist, SeveralRows
 from .query import Q
 from .queryset import QuerySet
 from .rebuild import rebuild
@@ -15,6 +16,7 @@ from .worker import Worker
 
 __all__ = [
     "PROJECTIONS",
+    "AsyncQuerySet",
     "ChordCounter",
     "ChordPart",
     "Difference",
@@ -27,6 +29,7 @@ __all__ = [
     "SeveralRows",
     "TaskAttempt",
     "TaskResult",
+    "TxIsolationWarning",
     "Verification",
     "Worker",
     "rebuild",

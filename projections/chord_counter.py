@@ -16,6 +16,7 @@ from celery_journal.journal.codec import escape
 from .projection import Connection, Row
 
 if TYPE_CHECKING:
+    from .aquery import AsyncManager
     from .managers import Manager
 
 #: Makes a `celery.result.GroupResult` of a group id, its results as tuples and an app (None: the current one).
@@ -30,6 +31,7 @@ class ChordCounter(Row):
     key: ClassVar[str] = "group_id"
     #: The chords that are not finished yet.
     objects: ClassVar[Manager[ChordCounter]]
+    aobjects: ClassVar[AsyncManager[ChordCounter]]
     #: Those whose body is sent, or has failed, included.
     all_objects: ClassVar[Manager[ChordCounter]]
 

@@ -9,6 +9,7 @@ from .projection import Row
 from .task_result import text_of
 
 if TYPE_CHECKING:
+    from .aquery import AsyncManager
     from .managers import GroupResultManager
 
 
@@ -21,6 +22,7 @@ class GroupResult(Row):
     query: ClassVar[str] = "group_result"
     key: ClassVar[str] = "group_id"
     objects: ClassVar[GroupResultManager]
+    aobjects: ClassVar[AsyncManager[GroupResult]]
 
     group_id: str
     #: The encoded `as_tuple()` of the group, by `content_type` and `content_encoding`.

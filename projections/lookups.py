@@ -84,12 +84,15 @@ class Statement:
 
     def _path(self, field: Field, lookup: str, value: object) -> Composable:
         column = self.column(field if field.type == "json" else self.view.field_of(f"{field.column}_json"))
-        conditions = [
-            self.piece("path in a place", column=column, place=self.value(list(place)), value=self.value(_json(lookup, part)))
-            if place
-            else self.piece("path", column=column, value=self.value(_json(lookup, part)))
-            for place, part in _places(value)
-        ]
+        conditions = []
+        for place, part in _places(value):
+            value = self.value(_json(lookup, part))
+            if not place:
+                conditions.append(self.piece("path", column=column, value=value))
+            elif any(escape(step) != step for step in place):  # jsonb has no such key
+                conditions.append(self.piece("nothing"))
+            else:
+                conditions.append(self.piece("path in a place", column=column, place=self.value(list(place)), value=value))
         return SQL(" and ").join(conditions)
 
 

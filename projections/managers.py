@@ -19,11 +19,12 @@ from celery_journal import sql
 from celery_journal.journal import DatabaseError
 from celery_journal.journal.events import Event, GroupExpired, GroupSaved, TaskExpired
 
+from .aquery import AsyncManager
 from .chord_counter import ChordCounter
 from .expiry import take_out
 from .fields import CHORD_COUNTER, GROUP_RESULT, TASK_RESULT, View
 from .group_result import GroupResult
-from .projection import Connection, Row
+from .projection import Connection, NoJournal, Row
 from .query import Q, Query, R
 from .queryset import Database, Opened, QuerySet, Rows
 from .storing import encoded, facts_of, members_of, next_attempt
@@ -39,10 +40,6 @@ ACCEPTABLE = frozenset({"SUCCESS", "FAILURE", "REVOKED", "IGNORED"})
 
 #: How often a fact is told again when its connection breaks, unless the caller says otherwise.
 RETRIES = 2
-
-
-class NoJournal(RuntimeError):
-    """No journal is named, and none can be found."""
 
 
 class TxIsolationWarning(UserWarning):
@@ -62,7 +59,7 @@ class Manager(Rows[R]):
         if self._database is not None:
             return self._database
         if find_database is None:
-            raise NoJournal("no journal is named; say .using(connection), or import the models from celery_journal.consumers.models")
+            raise NoJournal()
         return find_database()
 
     def using(self, connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> Self:
@@ -261,7 +258,11 @@ def _every(model: type[Row], view: View, **where: object) -> Query[Any]:
     return Query(model, view, tuple(model.model_fields), model.model_validate, Q(**where), view.order)
 
 
-TaskResult.objects = TaskResultManager(_every(TaskResult, TASK_RESULT))
-GroupResult.objects = GroupResultManager(_every(GroupResult, GROUP_RESULT))
-ChordCounter.objects = Manager(_every(ChordCounter, CHORD_COUNTER, state="open"))
-ChordCounter.all_objects = Manager(_every(ChordCounter, CHORD_COUNTER))
+_TASKS = _every(TaskResult, TASK_RESULT)
+_GROUPS = _every(GroupResult, GROUP_RESULT)
+_OPEN_CHORDS, _CHORDS = _every(ChordCounter, CHORD_COUNTER, state="open"), _every(ChordCounter, CHORD_COUNTER)
+
+TaskResult.objects, TaskResult.aobjects = TaskResultManager(_TASKS), AsyncManager(_TASKS)
+GroupResult.objects, GroupResult.aobjects = GroupResultManager(_GROUPS), AsyncManager(_GROUPS)
+ChordCounter.objects, ChordCounter.aobjects = Manager(_OPEN_CHORDS), AsyncManager(_OPEN_CHORDS)
+ChordCounter.all_objects = Manager(_CHORDS)

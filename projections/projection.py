@@ -15,7 +15,16 @@ from celery_journal.sql.fold import PROJECTIONS
 
 Connection = psycopg.Connection[Any]
 
-__all__ = ["PROJECTIONS", "Connection", "Row", "RowDoesNotExist", "SeveralRows"]
+__all__ = ["PROJECTIONS", "Connection", "NoJournal", "Row", "RowDoesNotExist", "SeveralRows"]
+
+
+class NoJournal(RuntimeError):
+    """No journal is named, and none can be found."""
+
+    def __init__(
+        self, text: str = "no journal is named; say .using(connection), or import the models from celery_journal.consumers.models"
+    ) -> None:
+        super().__init__(text)
 
 
 class RowDoesNotExist(LookupError):

@@ -56,7 +56,10 @@ class Q:
         if not self.children or not other.children:
             return self if self.children else other
         # Flat, so that a condition of a thousand parts is not a thousand deep.
-        one, two = (part.children if part.connector == connector and not part.negated else (part,) for part in (self, other))
+        one, two = (
+            part.children if not part.negated and (part.connector == connector or len(part.children) == 1) else (part,)
+            for part in (self, other)
+        )
         return self._of((*one, *two), connector)
 
     @classmethod

@@ -12,6 +12,7 @@ from pydantic import computed_field, field_validator
 from .projection import Row
 
 if TYPE_CHECKING:
+    from .aquery import AsyncManager
     from .managers import TaskResultManager
 
 
@@ -36,6 +37,7 @@ class TaskResult(Row):
     query: ClassVar[str] = "task_result"
     key: ClassVar[str] = "task_id"
     objects: ClassVar[TaskResultManager]
+    aobjects: ClassVar[AsyncManager[TaskResult]]
 
     task_id: str
     task_name: str | None = None

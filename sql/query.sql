@@ -18,6 +18,9 @@ select exists (select from celery_journal.{view} t where {condition} limit {limi
 -- name: everything
 true
 
+-- name: nothing
+false
+
 -- name: all
 ({parts})
 

@@ -1,0 +1,155 @@
+"""The same sets for asyncio: `async for task in TaskResult.aobjects.filter(status="FAILURE")`, `await ....count()`.
+
+A loop over more than a page that is left early lets go of its connection when the loop of asyncio gets to it; `contextlib.aclosing` does
+so at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+from uuid import uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+from celery_journal import sql
+
+from .projection import NoJournal
+from .query import Q, Query, Question, R
+from .queryset import PAGE, Chain
+
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+
+class AsyncDatabase(Protocol):
+    """Where the rows are."""
+
+    @property
+    def schema(self) -> str:
+        """The schema of the journal."""
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Lend a connection to read from."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncOpened:
+    """The database behind a connection that is open already."""
+
+    connection: AsyncConnection
+    schema: str
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Lend the connection."""
+        return nullcontext(self.connection)
+
+
+#: Finds the journal of the current Celery app, as `managers.find_database` does.
+find_database: Callable[[], AsyncDatabase] | None = None
+
+
+class AsyncRows(Chain[R, "AsyncQuerySet[R]"]):
+    """Rows that can be asked for."""
+
+    @property
+    def database(self) -> AsyncDatabase:
+        """Where they are."""
+        raise NotImplementedError
+
+    def values(self, *names: str) -> AsyncQuerySet[dict[str, Any]]:
+        """Return the rows as dicts of these fields, of all unless given."""
+        return AsyncQuerySet(self.query.values(names), self.database)
+
+    async def get(self, *conditions: Q, **lookups: object) -> R:
+        """Return the one row; raise the model's `DoesNotExist` or `MultipleObjectsReturned` if it is not one."""
+        query = self.filter(*conditions, **lookups).query if conditions or lookups else self.query
+        rows = await self._fetched(query.part(slice(2)))
+        if len(rows) != 1:
+            raise query.several_found() if rows else query.none_found()
+        return rows[0]
+
+    async def first(self) -> R | None:
+        """Return the first row, or None."""
+        return next(iter(await self._fetched(self.query.part(slice(1)))), None)
+
+    async def count(self) -> int:
+        """Return how many there are."""
+        return int(await self._answer(self.query.count(self.database.schema)))
+
+    async def exists(self) -> bool:
+        """Return whether there are any."""
+        return bool(await self._answer(self.query.exists(self.database.schema)))
+
+    def _set(self, query: Query[R]) -> AsyncQuerySet[R]:
+        return AsyncQuerySet(query, self.database)
+
+    async def _fetched(self, query: Query[R]) -> list[R]:
+        async with self.database.reading() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(*query.rows(self.database.schema))
+            rows = await cursor.fetchall()
+        return [query.make(row) for row in rows]
+
+    async def _answer(self, question: Question) -> Any:
+        async with self.database.reading() as connection:
+            cursor = await connection.execute(*question)
+            (answer,) = await cursor.fetchone() or (None,)
+        return answer
+
+
+class AsyncQuerySet(AsyncRows[R]):
+    """A set of rows of one view."""
+
+    def __init__(self, query: Query[R], database: AsyncDatabase) -> None:
+        self.query = query
+        self._database = database
+
+    @property
+    def database(self) -> AsyncDatabase:
+        """Where they are."""
+        return self._database
+
+    def __getitem__(self, place: slice) -> AsyncQuerySet[R]:
+        return self._set(self.query.part(place))
+
+    async def __aiter__(self) -> AsyncIterator[R]:
+        if self.query.limit is not None and self.query.limit <= PAGE:
+            for row in await self._fetched(self.query):
+                yield row
+            return
+        name = f"rows_{uuid4().hex}"
+        async with (
+            self.database.reading() as connection,
+            connection.transaction(),
+            connection.cursor(name, row_factory=dict_row) as cursor,
+        ):
+            cursor.itersize = PAGE
+            await cursor.execute(*self.query.rows(self.database.schema))
+            with suppress(GeneratorExit):  # or what the loop did by the same connection would be rolled back
+                async for fields in cursor:
+                    yield self.query.make(fields)
+
+
+class AsyncManager(AsyncRows[R]):
+    """The way to the rows of one model, in the journal of the current Celery app unless another is named."""
+
+    def __init__(self, query: Query[R], database: AsyncDatabase | None = None) -> None:
+        self.query = query
+        self._database = database
+
+    @property
+    def database(self) -> AsyncDatabase:
+        """Where they are."""
+        if self._database is not None:
+            return self._database
+        if find_database is None:
+            raise NoJournal()
+        return find_database()
+
+    def using(self, connection: AsyncConnection, schema: str = sql.DEFAULT_SCHEMA) -> Self:
+        """Return the same manager for the journal behind an open connection."""
+        return type(self)(self.query, AsyncOpened(connection, schema))
