@@ -1,1 +1,27 @@
-"""Sending recorded tasks again."""
+"""Replay: recorded tasks are sent again, as they were published."""
+
+from .again import send_again
+from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayError, ReplayRefused, Uncertain
+from .lineage import Lineage, lineage
+from .record import Record, begin
+from .replay import Replay, Summary
+from .steps import Order, Wishes
+
+__all__ = [
+    "BrokerAway",
+    "CannotReplay",
+    "Lineage",
+    "NotSent",
+    "NothingToReplay",
+    "Order",
+    "Record",
+    "Replay",
+    "ReplayError",
+    "ReplayRefused",
+    "Summary",
+    "Uncertain",
+    "Wishes",
+    "begin",
+    "lineage",
+    "send_again",
+]

@@ -1,0 +1,49 @@
+"""Sending one task again, from Python: `AsyncResult.replay()`, `TaskResult.replay()`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from uuid import uuid4
+
+from celery_journal.consumers.backend import JournalBackend
+from celery_journal.consumers.capture.control import account
+
+from .errors import BrokerAway, CannotReplay, NothingToReplay, Uncertain
+from .record import Record, begin
+from .replay import Replay
+from .steps import Order, Wishes
+
+
+def send_again(
+    backend: JournalBackend,
+    task_id: str,
+    *,
+    reason: str | None = None,
+    set: Mapping[str, object] | None = None,  # noqa: A002  as the command calls it
+    same_id: bool = False,
+    also_succeeded: bool = False,
+    also_unfinished: bool = False,
+) -> str:
+    """Send the recorded task again as it was published, or what stands for it in its chain or chord; return its new id.
+
+    `set` puts values into the arguments: {"kwargs.amount": 3, "args.0": 5}. Raises CannotReplay, NothingToReplay if it has succeeded,
+    BrokerAway, and Uncertain if nobody can know whether it was sent.
+    """
+    edits = tuple(f"{place}={json.dumps(value)}" for place, value in (set or {}).items())
+    wishes = Wishes(set=edits, same_id=same_id, also_succeeded=also_succeeded, also_unfinished=also_unfinished)
+    order = Order(uuid4().hex, wishes, account(), reason)
+    with backend.database.lend() as connection:
+        begin(connection, backend.journal, backend.emitter, order, [task_id])
+        record = Record.of(connection, backend.journal, order.replay_id)
+        replay = Replay(connection, backend.journal, backend.app, record, backend.emitter)
+        summary = replay.run()
+    for _, why in summary.refused:
+        raise CannotReplay(f"{task_id} cannot be sent again: {why}")
+    for _, why in summary.skipped:
+        raise NothingToReplay(f"{task_id} need not be sent again: {why}")
+    if summary.doubtful:
+        raise Uncertain(f"{task_id} may have been sent again, and may not: {summary.stopped or 'the broker went away'}")
+    if summary.stopped:
+        raise BrokerAway(summary.stopped)
+    return summary.sent.get(task_id) or next(iter(summary.sent.values()))

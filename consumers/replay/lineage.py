@@ -1,0 +1,37 @@
+"""Which task a task was sent again of, and as which it was sent again itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from celery_journal import sql
+from celery_journal.journal import Connection, Journal
+from celery_journal.journal.events import TaskReplayed, TaskSent
+
+from .canvas import REPLAY_OF
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The replays around a task."""
+
+    #: The task that it was sent again of; None if it is the first.
+    replay_of: str | None = None
+    #: The tasks as which it was sent again, the first one first.
+    replayed_as: tuple[str, ...] = ()
+
+
+def lineage(connection: Connection, task_id: str, schema: str = sql.DEFAULT_SCHEMA) -> Lineage:
+    """Return the replays around the task; what was forgotten or has expired is in the log still."""
+    recorded, _ = Journal(schema).read_transitions(connection, [task_id], ["task-sent", "task-replayed"])
+    events = [one.event for one in recorded]
+    origins = [origin for event in events if isinstance(event, TaskSent) and (origin := _origin(event)) is not None]
+    copies = dict.fromkeys(event.task_id or task_id for event in events if isinstance(event, TaskReplayed))
+    return Lineage(origins[0] if origins else None, tuple(copies))
+
+
+def _origin(sent: TaskSent) -> str | None:
+    headers = (sent.message or {}).get("headers")
+    origin = headers.get(REPLAY_OF) if isinstance(headers, Mapping) else None
+    return origin if isinstance(origin, str) else None

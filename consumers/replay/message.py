@@ -1,0 +1,199 @@
+"""The message that is sent again: as it was published, but for its id, and for moments that have passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from celery.app.amqp import task_message
+from celery.utils.nodenames import anon_nodename
+from celery.utils.saferepr import saferepr
+from kombu import Exchange, Queue
+from kombu.common import Broadcast, maybe_declare
+from kombu.serialization import loads, prepare_accept_content, registry
+
+from celery_journal.journal.events import TaskSent
+
+from .canvas import REPLAY, REPLAY_OF, Ids, renewed
+from .edits import Edit, edited
+from .errors import CannotReplay
+
+#: What the headers of a task hold (protocol 2), whether there is anything to say or not.
+_HEADERS = (
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "parent_id",
+    "stamped_headers",
+    "stamps",
+    "ignore_result",
+)
+
+_EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message, and where it goes."""
+
+    old_id: str
+    new_id: str
+    name: str
+    #: As `app.amqp.send_task_message` takes it.
+    message: Any
+    exchange: str
+    routing_key: str
+    serializer: str
+
+    def publish(self, app: Any, producer: Any) -> None:
+        """Hand it to the broker, by a producer; whatever is attached to the sending of tasks hears of it."""
+        queue = self._queue(app)
+        app.amqp.send_task_message(
+            producer,
+            self.name,
+            self.message,
+            exchange=self.exchange,
+            routing_key=self.routing_key,
+            queue=queue,
+            declare=[queue],
+            serializer=self.serializer,
+            retry=False,
+        )
+
+    def declare(self, app: Any, channel: Any) -> None:
+        """Make the app's queue that it goes to."""
+        maybe_declare(self._queue(app), channel)
+
+    def is_known_to(self, app: Any) -> bool:
+        """Return whether the app has the exchange."""
+        return not self.exchange or any(queue.exchange.name == self.exchange for queue in app.amqp.queues.values())
+
+    def _queue(self, app: Any) -> Any:
+        """Return the app's queue that it goes to; where the app has none, one that is not declared."""
+        for queue in app.amqp.queues.values():
+            to_it = (queue.exchange.name, queue.routing_key) == (self.exchange, self.routing_key)
+            if not isinstance(queue, Broadcast) and (to_it if self.exchange else queue.name == self.routing_key):
+                return queue
+        # Among the app's own, so that what is recorded of the message goes where the app's results go.
+        if self.exchange:  # of a type for which Celery changes nothing
+            unknown = Queue(f"{self.exchange}/{self.routing_key}", Exchange(self.exchange, "topic"), self.routing_key, no_declare=True)
+        else:
+            unknown = Queue(self.routing_key, Exchange(""), self.routing_key, no_declare=True)
+        return app.amqp.queues.add(unknown)
+
+
+def compose(
+    app: Any,
+    sent: TaskSent,
+    embedded: Mapping[str, Any],
+    *,
+    new_id: str,
+    renewal: Ids,
+    replay_id: str,
+    edits: Sequence[Edit],
+    now: datetime,
+) -> Outgoing:
+    """Return the message to send again; raise CannotReplay if what it takes is not recorded."""
+    if sent.name is None:
+        raise CannotReplay("its name is not recorded")
+    exchange, routing_key = _route(sent)
+    args, kwargs = edited(*_arguments(sent, app.conf.accept_content), edits)
+    argsrepr, kwargsrepr = _reprs(app, args, kwargs)
+    headers = {
+        **_headers(sent, new_id, renewal, now),
+        "argsrepr": argsrepr,
+        "kwargsrepr": kwargsrepr,
+        "origin": anon_nodename(),
+        REPLAY: replay_id,
+    }
+    if new_id != sent.stream:
+        headers[REPLAY_OF] = sent.stream
+    given = (sent.message or {}).get("properties")
+    properties = {**(given if isinstance(given, dict) else {}), "correlation_id": new_id}
+    body = (args, kwargs, {name: renewed(embedded.get(name), renewal) for name in _EMBEDDED})
+    heard = None
+    if app.conf.task_send_sent_event:
+        kept = ("root_id", "parent_id", "retries", "eta", "expires")
+        heard = {"uuid": new_id, "name": sent.name, "args": argsrepr, "kwargs": kwargsrepr, **{name: headers[name] for name in kept}}
+    return Outgoing(
+        old_id=sent.stream,
+        new_id=new_id,
+        name=sent.name,
+        message=task_message(headers, properties, body, heard),
+        exchange=exchange,
+        routing_key=routing_key,
+        serializer=_serializer(sent, app),
+    )
+
+
+def _headers(sent: TaskSent, new_id: str, renewal: Ids, now: datetime) -> dict[str, Any]:
+    given = (sent.message or {}).get("headers")
+    recorded = dict(given) if isinstance(given, dict) else {}
+    if "lang" not in recorded:  # protocol 1 has all this in the body
+        recorded |= {"group": sent.group_id, "group_index": sent.group_index, "timelimit": [sent.time_limit, None]}
+        recorded |= {name: moment and moment.isoformat() for name, moment in (("eta", sent.eta), ("expires", sent.expires))}
+    recorded.pop(REPLAY_OF, None)
+    headers = {
+        **dict.fromkeys(_HEADERS),
+        "lang": "py",
+        "timelimit": [None, None],
+        "replaced_task_nesting": 0,
+        **recorded,
+        "task": sent.name,
+        "id": new_id,
+        "retries": 0,
+    }
+    root = headers.get("root_id") or sent.root_id or sent.stream
+    headers["root_id"] = new_id if root == sent.stream else renewal.get(root, root)
+    for name in ("parent_id", "group"):
+        if headers[name]:
+            headers[name] = renewal.get(str(headers[name]), headers[name])
+    if sent.eta is not None and sent.eta <= now:
+        headers["eta"] = None
+    if sent.expires is not None and sent.expires <= now:
+        headers["expires"] = (sent.expires + (now - sent.occurred_at)).isoformat()
+    return headers
+
+
+def _route(sent: TaskSent) -> tuple[str, str]:
+    message = sent.message or {}
+    exchange, routing_key = message.get("exchange") or "", message.get("routing_key") or ""
+    if not isinstance(exchange, str) or not isinstance(routing_key, str) or exchange.startswith("<"):
+        raise CannotReplay("its exchange or routing key is recorded as an object, and not by name")
+    if not exchange and not routing_key:
+        raise CannotReplay("where it was sent is not recorded")
+    return exchange, routing_key
+
+
+def _arguments(sent: TaskSent, accept: Any) -> tuple[list[Any], dict[str, Any]]:
+    headers = (sent.message or {}).get("headers")
+    if isinstance(headers, dict) and {"argsrepr", "kwargsrepr"} & headers.keys():
+        raise CannotReplay("its arguments were hidden by the caller (argsrepr, kwargsrepr)")
+    if sent.args is None or sent.kwargs is None:
+        raise CannotReplay("its arguments were not captured (store_arguments is off, or they were too large)")
+    content_type = sent.args_content_type or "application/json"
+    try:
+        accepted = prepare_accept_content([*accept, *([] if sent.args_content_type else ["json"])])
+        args, kwargs = (loads(value, content_type, "utf-8", accept=accepted) for value in (sent.args, sent.kwargs))
+    except Exception as exc:
+        raise CannotReplay(f"its arguments cannot be decoded here ({content_type}); perhaps accept_content refuses them") from exc
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
+        raise CannotReplay("its arguments were not captured: JSON has no form for them, and only what they look like is recorded")
+    return list(args), dict(kwargs)
+
+
+def _serializer(sent: TaskSent, app: Any) -> str:
+    """Return the name of the serializer that made the arguments; JSON may stand for what the app's own would take as well."""
+    if sent.args_content_type is None:
+        return str(app.conf.task_serializer)
+    return str(registry.type_to_name.get(sent.args_content_type, app.conf.task_serializer))
+
+
+def _reprs(app: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[str, str]:
+    """Return what the arguments look like, as Celery makes it of those of a call."""
+    amqp, levels = app.amqp, app.conf.get("task_repr_maxlevels", 3)
+    return saferepr(tuple(args), amqp.argsrepr_maxsize, maxlevels=levels), saferepr(kwargs, amqp.kwargsrepr_maxsize, maxlevels=levels)

@@ -1,0 +1,141 @@
+"""What is known of tasks that are to be sent again: how they were sent, how they stand, and as what they were sent again before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from celery import states
+
+from celery_journal.journal import Connection, Journal, RecordedEvent
+from celery_journal.journal.codec import escape
+from celery_journal.journal.events import (
+    TaskErased,
+    TaskFailed,
+    TaskIgnored,
+    TaskReplayed,
+    TaskRevoked,
+    TaskSent,
+    TaskSucceeded,
+)
+from celery_journal.projections import TaskResult
+
+#: The states of a task that has done what it was for; of one whose result is ignored it is known only that it came to its end.
+DONE = frozenset({states.SUCCESS, states.IGNORED})
+
+_OF_MESSAGES = ("task-sent", "task-erased", "task-replayed")
+_OF_ENDS = ("task-succeeded", "task-ignored", "task-failed", "task-revoked")
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of one task."""
+
+    task_id: str
+    #: The message of its first attempt; None where the sending is not recorded, or nobody knows with what.
+    sent: TaskSent | None = None
+    #: Whether its payload was erased since.
+    erased: bool = False
+    #: As what it was sent again, in the order of the log.
+    replayed: tuple[TaskReplayed, ...] = ()
+    #: None of a task that nobody has heard of.
+    status: str | None = None
+    #: Whether it has ended, or is lost: nothing more comes of it by itself.
+    ended: bool = False
+    root_id: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has succeeded."""
+        return self.status in DONE
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was ever heard of it."""
+        return self.status is not None or self.sent is not None or self.erased
+
+    def replayed_in(self, replay_id: str) -> bool:
+        """Return whether that replay has sent it."""
+        return any(event.replay == replay_id for event in self.replayed)
+
+
+class Pasts:
+    """The pasts of tasks, read many at a time."""
+
+    def __init__(self, connection: Connection, journal: Journal) -> None:
+        self._connection = connection
+        self._journal = journal
+        self._known: dict[str, Past] = {}
+
+    def load(self, task_ids: Iterable[str]) -> None:
+        """Read what is not known yet of these tasks, and of those as which they were sent again."""
+        wanted = {task_id for task_id in task_ids if escape(task_id) not in self._known}
+        while wanted:
+            found = self._read(wanted)
+            self._known |= {escape(past.task_id): past for past in found}
+            copies = {event.task_id for past in found for event in past.replayed if event.task_id}
+            wanted = {task_id for task_id in copies if escape(task_id) not in self._known}
+
+    def __getitem__(self, task_id: str) -> Past:
+        self.load([task_id])
+        return self._known[escape(task_id)]
+
+    def forget(self) -> None:
+        """Forget what was read, because it may have changed."""
+        self._known.clear()
+
+    def of_root(self, root_id: str) -> list[Past]:
+        """Return those of the tasks that began with this one."""
+        tasks = TaskResult.objects.using(self._connection, self._journal.schema).filter(root_id=root_id)
+        ids = [row["task_id"] for row in tasks.values("task_id")]
+        self.load(ids)
+        return [self[task_id] for task_id in ids]
+
+    def _read(self, task_ids: Iterable[str]) -> list[Past]:
+        pasts = {escape(task_id): Past(task_id) for task_id in task_ids}
+        for recorded in self._events(pasts, _OF_MESSAGES):
+            key = escape(recorded.event.stream)
+            pasts[key] = _with(pasts[key], recorded)
+        for row in self._rows(list(pasts)):
+            ended = row["date_done"] is not None or row["lost_reason"] is not None
+            pasts[row["task_id"]] = replace(pasts[row["task_id"]], status=row["status"], ended=ended, root_id=row["root_id"])
+        # The views may have forgotten what the log still knows.
+        unseen = [key for key, past in pasts.items() if past.status is None and past.sent is not None]
+        for recorded in self._events(unseen, _OF_ENDS):
+            key = escape(recorded.event.stream)
+            pasts[key] = _with_end(pasts[key], recorded)
+        return list(pasts.values())
+
+    def _events(self, streams: Iterable[str], kinds: Iterable[str]) -> list[RecordedEvent]:
+        streams = list(streams)
+        return self._journal.read_transitions(self._connection, streams, kinds)[0] if streams else []
+
+    def _rows(self, keys: list[str]) -> list[dict[str, Any]]:
+        tasks = TaskResult.objects.using(self._connection, self._journal.schema).filter(task_id__in=keys)
+        return list(tasks.values("task_id", "status", "date_done", "lost_reason", "root_id"))
+
+
+def _with(past: Past, recorded: RecordedEvent) -> Past:
+    match recorded.event:
+        case TaskSent(message=None):  # told by Celery's broadcast, which knows nothing of the message
+            return past
+        case TaskSent() as sent:
+            first = past.sent is None or sent.attempt <= past.sent.attempt
+            return replace(past, sent=sent if first else past.sent, root_id=past.root_id or sent.root_id)
+        case TaskErased():
+            return replace(past, erased=True, sent=None)
+        case TaskReplayed() as replayed:
+            return replace(past, replayed=(*past.replayed, replayed))
+        case _:
+            return past
+
+
+def _with_end(past: Past, recorded: RecordedEvent) -> Past:
+    match recorded.event:
+        case TaskSucceeded() | TaskIgnored():
+            return replace(past, status=states.SUCCESS, ended=True)
+        case TaskFailed(state=state) | TaskRevoked(state=state, worker=str()) if not past.done:
+            return replace(past, status=state, ended=True)
+        case _:
+            return past

@@ -1,0 +1,252 @@
+"""Replays: recorded tasks are sent again, each at most once in one replay, however often that is interrupted and resumed.
+
+What is planned, and each batch before it leaves, are facts in the log, as is that it has left. Of a batch in between the broker is asked
+when the replay is resumed; see broker.py for what it can know. What nobody can know is in doubt: it is listed, and not sent again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery.utils.time import rate as per_second
+from kombu.utils.limits import TokenBucket
+
+from celery_journal import sql
+from celery_journal.journal import Connection, Emitter, Journal, is_pooled
+from celery_journal.journal.codec import escape
+from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplaySending
+
+from .broker import Sender, sender_for
+from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayRefused, Uncertain
+from .record import Record
+from .steps import Step, Steps
+
+#: Tasks that are looked at at a time.
+LOOK = 200
+
+
+@dataclass(slots=True)
+class Summary:
+    """What has become of the tasks of a replay."""
+
+    replay_id: str
+    planned: int
+    #: The new ids of what was sent, by the old ones; what was sent before it was interrupted included.
+    sent: dict[str, str] = field(default_factory=dict)
+    #: Tasks that another one stands for: a failed step stands for the rest of its chain.
+    along: int = 0
+    #: Tasks that need not be sent, and those that cannot be, each with the reason.
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    #: Tasks of which nobody can know whether they were sent.
+    doubtful: list[str] = field(default_factory=list)
+    #: Why it stopped before its end, and how many tasks were not looked at.
+    stopped: str | None = None
+    left: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each."""
+        listed = ("sent", "skipped", "refused", "doubtful")
+        return {**{name: len(getattr(self, name)) for name in listed}, "along": self.along}
+
+
+@dataclass(slots=True)
+class Replay:
+    """One replay, in this process."""
+
+    connection: Connection
+    journal: Journal
+    app: Any
+    record: Record
+    emitter: Emitter = field(default_factory=Emitter)
+    #: Told how many of the planned tasks are dealt with.
+    on_progress: Callable[[int], None] = lambda _done: None
+    #: Asked whether to stop.
+    is_stopped: Callable[[], bool] = lambda: False
+
+    def run(self, *, resend_doubtful: bool = False) -> Summary:
+        """Send what is left to send, and return what has become of all."""
+        summary, steps = self._summary(), self._steps()
+        sender = sender_for(self.app, summary.replay_id)
+        with self._alone():
+            try:
+                sender.open()
+                self._settle(steps, sender)
+                if resend_doubtful:
+                    self.record.doubted.clear()
+                self._send_all(steps, sender, summary)
+                if summary.stopped is None:
+                    sender.finish()
+                    self._tell_end(summary)
+            finally:
+                sender.close()
+        return summary
+
+    def preview(self) -> Summary:
+        """Return what would become of all, without sending anything; queues are not looked at."""
+        summary, steps = self._summary(), self._steps()
+        for found in self._found(steps, summary, lambda _step: None):
+            summary.sent |= {step.old_id: step.outgoing.new_id for step in found if step.outgoing}
+        return summary
+
+    def _summary(self) -> Summary:
+        planned = len(self.record.planned)
+        return Summary(self.record.order.replay_id, planned, left=planned)
+
+    def _steps(self) -> Steps:
+        return Steps(self.connection, self.journal, self.emitter, self.app, self.record.order)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have no other process of this replay send during the block."""
+        if is_pooled(self.connection):
+            raise ReplayRefused("a replay needs a connection of its own, and this one is lent by a pooler; name the server itself by --dsn")
+        parameters = {"replay": self.record.order.replay_id}
+        if self._ask("try lock", parameters) != [(True,)]:
+            raise ReplayRefused(f"another process runs the replay {self.record.order.replay_id}")
+        try:
+            yield
+        finally:
+            if not self.connection.broken:
+                self._ask("unlock", parameters)
+
+    def _ask(self, name: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql.query("replay.sql", name, self.journal.schema), parameters).fetchall()
+
+    def _settle(self, steps: Steps, sender: Sender) -> None:
+        """Find out what has become of the batch that an earlier process was about to send, and of what is in doubt."""
+        steps.pasts.load({*self.record.batch, *self.record.doubted})
+        unknown = {old for old in {*self.record.batch, *self.record.doubted} if not steps.is_sent(old)}
+        found = self._found_sent(steps, sender, unknown)
+        lost = set(self.record.batch) & unknown - found - self.record.doubted
+        if lost and not sender.is_certain:
+            self._doubt(lost, "the process was killed while it was sent, and the broker cannot tell")
+        self.record.doubted &= unknown - found
+
+    def _found_sent(self, steps: Steps, sender: Sender, unknown: Collection[str]) -> set[str]:
+        """Return those of the tasks of which it can be found out that they were sent, after it is recorded."""
+        if not unknown:
+            return set()
+        new = {steps.new_id(old): old for old in unknown}
+        since = min(self.record.sending[old] for old in unknown)
+        seen = {task_id for (task_id,) in self._ask("seen", {"task_ids": [escape(one) for one in new], "since": since})}
+        queues = {one: steps.queue_of(old) for one, old in new.items()}
+        found = {old for one, old in new.items() if escape(one) in seen} | {new[one] for one in sender.found(queues)}
+        self._tell_sent(steps, found)
+        sender.confirm()
+        return found
+
+    def _send_all(self, steps: Steps, sender: Sender, summary: Summary) -> None:
+        batch: list[Step] = []
+        pace = Pace(self.record.order.wishes.rate, sender.batch)
+        try:
+            for found in self._found(steps, summary, lambda step: sender.check(step.outgoing) if step.outgoing else None):
+                for step in found:
+                    batch.append(step)
+                    if len(batch) >= pace.batch:
+                        self._send(steps, sender, batch, pace, summary)
+                        batch = []
+            if summary.stopped is None and batch:
+                self._send(steps, sender, batch, pace, summary)
+                batch = []
+        except BrokerAway as exc:
+            summary.stopped = str(exc)
+        summary.left += sum(step.old_id not in self.record.doubted for step in batch)
+        summary.doubtful += sorted(self.record.doubted - set(summary.doubtful))
+
+    def _found(self, steps: Steps, summary: Summary, check: Callable[[Step], None]) -> Iterator[list[Step]]:
+        """Yield the messages that are left to send, task by task, and count the others."""
+        planned = self.record.planned
+        rate = self.record.order.wishes.rate
+        look = LOOK if rate is None else max(1, min(LOOK, round(per_second(rate))))
+        for place, task_id in enumerate(planned):
+            if self.is_stopped():
+                summary.stopped = "it was interrupted"
+                return
+            if place % look == 0:  # what stands in the views changes while this goes on
+                steps.pasts.forget()
+                steps.pasts.load(planned[place : place + look])
+            try:
+                found = steps.of(task_id)
+                for step in found:
+                    check(step)
+            except NothingToReplay as exc:
+                summary.skipped.append((task_id, str(exc)))
+                continue
+            except CannotReplay as exc:
+                summary.refused.append((task_id, str(exc)))
+                continue
+            finally:
+                summary.left = len(planned) - place - 1
+                self.on_progress(place + 1)
+            summary.along += not found
+            summary.sent |= {step.old_id: steps.new_id(step.old_id) for step in found if step.outgoing is None}
+            yield [step for step in found if step.outgoing is not None and step.old_id not in self.record.doubted]
+
+    def _send(self, steps: Steps, sender: Sender, batch: Sequence[Step], pace: Pace, summary: Summary) -> None:
+        """Send the batch; raise BrokerAway if that is not possible, which leaves none of it unrecorded."""
+        pace.wait(len(batch))
+        members = tuple(step.old_id for step in batch)
+        facts = [fact for step in batch for fact in step.facts]
+        for last_try in (False, True):
+            sending = self.emitter.emit(ReplaySending, summary.replay_id, source="operator", members=members)
+            self.journal.append(self.connection, *facts, sending)
+            facts = []
+            try:
+                sender.send([step.outgoing for step in batch if step.outgoing])
+            except NotSent:
+                if last_try:
+                    raise
+                sender.open()
+            except Uncertain as exc:
+                self._doubt(members, str(exc))
+                self.record.sending = Record.of(self.connection, self.journal, summary.replay_id).sending
+                sender.open()
+                self.record.doubted -= (found := self._found_sent(steps, sender, members))
+                summary.sent |= {old: steps.new_id(old) for old in found}
+                return
+            else:
+                break
+        self._tell_sent(steps, members)
+        sender.confirm()
+        summary.sent |= {old: steps.new_id(old) for old in members}
+
+    def _tell_sent(self, steps: Steps, members: Collection[str]) -> None:
+        """Record that these were sent, and with them what comes after them in their chains."""
+        steps.pasts.load(members)
+        sent = {old: new for member in members for old, new in {member: steps.new_id(member), **steps.later(member)}.items()}
+        if sent:
+            self.journal.append(self.connection, *(steps.told(old, new) for old, new in sent.items()))
+
+    def _doubt(self, members: Collection[str], reason: str) -> None:
+        """Record that nobody can know whether these were sent."""
+        doubted = self.emitter.emit(
+            ReplayDoubted, self.record.order.replay_id, source="operator", members=tuple(sorted(members)), reason=reason
+        )
+        self.journal.append(self.connection, doubted)
+        self.record.doubted |= set(members)
+
+    def _tell_end(self, summary: Summary) -> None:
+        if self.record.counts != summary.counts:
+            counts = summary.counts
+            self.journal.append(self.connection, self.emitter.emit(ReplayFinished, summary.replay_id, source="operator", counts=counts))
+
+
+class Pace:
+    """How fast tasks are sent."""
+
+    def __init__(self, rate: str | None, batch: int) -> None:
+        fill = None if rate is None else per_second(rate)
+        #: Tasks that leave together: no more than are due in half a second.
+        self.batch = batch if fill is None else max(1, min(batch, int(fill / 2)))
+        self._bucket = None if fill is None else TokenBucket(fill, capacity=self.batch)
+
+    def wait(self, count: int) -> None:
+        """Wait until so many may be sent."""
+        while self._bucket is not None and not self._bucket.can_consume(count):
+            time.sleep(self._bucket.expected_time(count))

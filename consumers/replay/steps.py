@@ -1,0 +1,255 @@
+"""Which messages a task stands for: its own, that of the step where its chain failed, or those of its chord's header that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.events import Event, TaskReplayed
+
+from .canvas import chain_of, chord_of, embedded_of, ids_in
+from .chord import Chord
+from .edits import Edit
+from .errors import CannotReplay, NothingToReplay, ReplayError
+from .message import Outgoing, compose
+from .past import Past, Pasts
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a replay is to be done."""
+
+    #: `kwargs.amount=3`, as they were typed.
+    set: tuple[str, ...] = ()
+    same_id: bool = False
+    also_succeeded: bool = False
+    also_unfinished: bool = False
+    #: Celery's rate limit, such as `50/s`.
+    rate: str | None = None
+    #: Words that the tasks were found by.
+    filter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A replay that somebody asked for."""
+
+    replay_id: str
+    wishes: Wishes = Wishes()
+    author: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One message to be sent again."""
+
+    old_id: str
+    #: None if this replay has sent it before.
+    outgoing: Outgoing | None
+    #: Facts that must be recorded before it is sent: its new chord.
+    facts: tuple[Event, ...] = ()
+
+
+class Steps:
+    """Finds the messages of one replay."""
+
+    def __init__(self, connection: Connection, journal: Journal, emitter: Emitter, app: Any, order: Order) -> None:
+        self.pasts = Pasts(connection, journal)
+        self._connection = connection
+        self._journal = journal
+        self._emitter = emitter
+        self._app = app
+        self._order = order
+        self._wishes = order.wishes
+        self._edits = [Edit.of(text) for text in order.wishes.set]
+        #: Chords, and tasks, of which the messages were looked for already, and what was wrong with them.
+        self._seen: dict[str, ReplayError | None] = {}
+
+    def of(self, task_id: str) -> list[Step]:
+        """Return the messages that the task stands for; none if they were found for another one before.
+
+        Raises CannotReplay, or NothingToReplay if it has succeeded.
+        """
+        past = self.pasts[task_id]
+        if past.erased:
+            raise CannotReplay("its payload was erased")
+        chord = self._chord_of(past)
+        if past.sent is None and chord is None:
+            if (leading := self._leading_to(past)) is not None:
+                past, chord = leading, self._chord_of(leading)
+            elif (chord := Chord.with_body(self._connection, self._journal, task_id)) is None:
+                raise CannotReplay("it is not recorded how it was sent" if past.known else "the journal knows no such task")
+        if chord is not None:
+            return self._of_chord(chord, task_id)
+        failed = self._failed_of_chain(past)
+        return self._once(failed.task_id, lambda: [self._step(failed)])
+
+    def new_id(self, old_id: str) -> str:
+        """Return the id under which a task or a group is sent again: always the same, so nothing is sent under two."""
+        return old_id if self._wishes.same_id else str(uuid5(NAMESPACE_URL, f"celery-journal:{self._order.replay_id}:{old_id}"))
+
+    def _once(self, found: str, steps: Callable[[], list[Step]]) -> list[Step]:
+        """Return the steps the first time that they are found, none afterwards; what was wrong is wrong for all who lead there."""
+        if found in self._seen:
+            if (wrong := self._seen[found]) is not None:
+                raise wrong
+            return []
+        self._seen[found] = None
+        try:
+            return steps()
+        except ReplayError as exc:
+            self._seen[found] = exc
+            raise
+
+    def _chord_of(self, past: Past) -> Chord | None:
+        """Return the chord that the task is a part of, or whose body or group it is."""
+        if past.sent is None:
+            return Chord.of(self._connection, self._journal, past.task_id)
+        group_id = chord_of(past.sent, self._embedded(past))
+        if group_id is None:
+            return None
+        chord = Chord.of(self._connection, self._journal, group_id)
+        if chord is None:
+            raise CannotReplay(f"its chord {group_id} has left the views")
+        return chord
+
+    def _of_chord(self, chord: Chord, asked: str) -> list[Step]:
+        """Return the failed tasks of its header; its body, if that has run."""
+        group_id = chord.counter.group_id
+        body = self.pasts[chord.counter.body_task_id] if chord.counter.body_task_id else None
+        if chord.counter.state == "unlocked" and not (self._wishes.also_succeeded and body and body.done):
+            if body is None or body.sent is None:
+                raise CannotReplay(f"the body of its chord {group_id} was sent, and it is not recorded how")
+            if asked not in {group_id, body.task_id}:
+                raise NothingToReplay(f"it has succeeded, and its chord has begun its body {body.task_id}")
+            return self.of(body.task_id)
+        return self._once(group_id, lambda: self._header_of(chord))
+
+    def _header_of(self, chord: Chord) -> list[Step]:
+        """Return the tasks of the header that have not succeeded, the first with the facts that begin a new chord."""
+        group_id, body_id = chord.counter.group_id, chord.counter.body_task_id
+        if self._wishes.same_id:
+            raise CannotReplay(f"it is in the chord {group_id}, which can only be sent again under a new id, without --same-id")
+        renewed = Chord.of(self._connection, self._journal, self.new_id(group_id))
+        returned = renewed.returned if renewed else {part.task_id for part in chord.succeeded}
+        members = [member for member in chord.members if member not in returned]
+        if not members:
+            if not self._wishes.also_succeeded:
+                raise NothingToReplay(f"all tasks of its chord {group_id} have succeeded")
+            returned, members = set(), chord.members
+        self.pasts.load(members)
+        leading = [self._sent_for(member) for member in members]
+        body_ids = ids_in([chord.body(self._app.conf.accept_content)])
+        renewal = {old: self.new_id(old) for old in {group_id, *body_ids, *(one for past in leading for one in self._ids(past))}}
+        steps = [self._step(self._failed_of_chain(past), renewal) for past in leading]
+        if renewed is None:
+            facts = chord.begun_anew(renewal, returned, self._emitter, self._app.conf.accept_content)
+            if body_id is not None:
+                facts.append(self.told(body_id, self.new_id(body_id)))
+            steps[0] = replace(steps[0], facts=tuple(facts))
+        return steps
+
+    def _sent_for(self, member: str) -> Past:
+        """Return the member itself, or the task where the chain stopped whose end it is."""
+        past = self.pasts[member]
+        found = past if past.sent is not None or past.erased else self._leading_to(past)
+        if found is None:
+            raise CannotReplay(f"it is not recorded how {member} was sent, which its chord waits for")
+        return found
+
+    def _leading_to(self, past: Past) -> Past | None:
+        """Return the task where the chain stopped that the one which was never sent is in; None if there is none."""
+        if past.root_id is None or past.root_id == past.task_id:
+            return None
+        leading = [one for one in self.pasts.of_root(past.root_id) if past.task_id in chain_of(self._embedded(one))]
+        stopped = [one for one in leading if not one.done] or leading
+        return max(stopped, key=lambda one: one.sent.occurred_at.timestamp() if one.sent else 0, default=None)
+
+    def _failed_of_chain(self, past: Past) -> Past:
+        """Return the task itself, or if it has succeeded the first after it in its chain that has not."""
+        while past.done and not past.replayed_in(self._order.replay_id):
+            following = chain_of(self._embedded(past))
+            if not following or all(self.pasts[one].done for one in following):
+                break
+            later = self.pasts[following[0]]
+            if later.sent is None:
+                raise CannotReplay(f"{later.task_id}, which comes after it in its chain, was never sent")
+            past = later
+        return past
+
+    def _step(self, past: Past, renewal: Mapping[str, str] | None = None) -> Step:
+        """Return the message of the task; raise CannotReplay or NothingToReplay."""
+        if past.replayed_in(self._order.replay_id):
+            return Step(past.task_id, None)
+        self._check(past)
+        sent, embedded = past.sent, self._embedded(past)
+        if sent is None:
+            raise CannotReplay("its payload was erased" if past.erased else "it is not recorded how it was sent")
+        if renewal is None:
+            renewal = {} if self._wishes.same_id else {old: self.new_id(old) for old in self._ids(past)}
+        outgoing = compose(
+            self._app,
+            sent,
+            embedded,
+            new_id=self.new_id(past.task_id),
+            renewal=renewal,
+            replay_id=self._order.replay_id,
+            edits=self._edits,
+            now=datetime.now(UTC),
+        )
+        return Step(past.task_id, outgoing)
+
+    def later(self, task_id: str) -> dict[str, str]:
+        """Return what goes along with the task, because it comes after it in its chain: its new ids by its old ones."""
+        return {} if self._wishes.same_id else {old: self.new_id(old) for old in chain_of(self._embedded(self.pasts[task_id]))}
+
+    def is_sent(self, task_id: str) -> bool:
+        """Return whether it is recorded that this replay has sent the task."""
+        return self.pasts[task_id].replayed_in(self._order.replay_id)
+
+    def queue_of(self, task_id: str) -> str | None:
+        """Return the queue that the task is sent to; None where an exchange decides."""
+        sent = self.pasts[task_id].sent
+        message = (sent and sent.message) or {}
+        return None if message.get("exchange") else message.get("routing_key")
+
+    def told(self, old_id: str, new_id: str) -> TaskReplayed:
+        """Return the fact that a task was sent again."""
+        order = self._order
+        told: dict[str, Any] = {"replay": order.replay_id, "author": order.author, "reason": order.reason, "source": "operator"}
+        return self._emitter.emit(TaskReplayed, old_id, task_id=new_id, **told)
+
+    def _ids(self, past: Past) -> set[str]:
+        """Return what gets a new id with the task: itself, and what it will send."""
+        embedded = self._embedded(past)
+        return {past.task_id} | ids_in([embedded.get(name) for name in ("callbacks", "errbacks", "chain")])
+
+    def _embedded(self, past: Past) -> dict[str, Any]:
+        return {} if past.sent is None else embedded_of(past.sent, self._app.conf.accept_content)
+
+    def _check(self, past: Past) -> None:
+        """Raise NothingToReplay if it has succeeded, CannotReplay if it goes on by itself; unless these are wanted too."""
+        for one in self._lineage(past):
+            again = "" if one is past else f" as {one.task_id}"
+            if self._is_done(one) and not self._wishes.also_succeeded:
+                raise NothingToReplay(f"it has succeeded{again}")
+            if one.status is not None and not one.ended and not self._wishes.also_unfinished:
+                raise CannotReplay(f"it has not ended{again}: it is {one.status}")
+
+    def _lineage(self, past: Past) -> Iterator[Past]:
+        """Yield the task, and those as which it was sent again, and again."""
+        seen, left = {past.task_id}, [past]
+        while left:
+            yield (one := left.pop())
+            copies = {event.task_id for event in one.replayed if event.task_id and event.replay != self._order.replay_id} - seen
+            seen |= copies
+            left += [self.pasts[copy] for copy in sorted(copies)]
+
+    def _is_done(self, past: Past) -> bool:
+        """Return whether it has succeeded, and all that comes after it in its chain."""
+        return past.done and all(self.pasts[one].done for one in chain_of(self._embedded(past)))
