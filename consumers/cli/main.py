@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from celery_journal import sql
+from celery_journal.consumers.words import counted
 from celery_journal.journal import migrate, pending_migrations, projections_to_rebuild, schema_version, script, wanted_version
 
 from .capture import capture
@@ -21,7 +22,7 @@ from .graph import graph
 from .history import history
 from .listing import listing
 from .lost import lost
-from .output import Output, output_options
+from .output import Output, confirm, confirming_options, output_options
 from .projections import projections
 from .show import show
 from .spool import spool
@@ -68,20 +69,27 @@ def main(ctx: click.Context, dsn: str | None, schema: str) -> None:
 
 
 @main.command("migrate")
-@click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
+@confirming_options
 @output_options
 @click.pass_obj
-def migrate_command(target: Target, dry_run: bool, output: Output) -> None:
+def migrate_command(target: Target, yes: bool, dry_run: bool, output: Output) -> None:
     """Create the schema, or bring it to this version.
 
-    Safe to run from many places at once, and to run again: functions, folds and views are replaced as a whole.
+    Safe to run from many places at once, and to run again: functions, folds and views are replaced as a whole. At a terminal it asks
+    before it applies a migration.
 
     \b
     celery-journal --dsn postgresql://me@localhost/app migrate --dry-run
     """
     with target.connect() as connection:
-        pending = pending_migrations(connection, target.schema) if dry_run else migrate(connection, target.schema)
-        incomplete = [] if dry_run else projections_to_rebuild(connection, pending, target.schema)
+        pending = pending_migrations(connection, target.schema)
+        question = f"apply {counted(len(pending), 'migration')} to schema {target.schema}?"
+        incomplete: list[str] = []
+        if confirm(question, output, yes=yes or not pending, dry_run=dry_run, scripted=True):
+            pending = migrate(connection, target.schema)  # functions and views too, where nothing is pending
+            incomplete = projections_to_rebuild(connection, pending, target.schema)
+        elif not dry_run:
+            return
     if output.is_data:
         names = [migration.name for migration in pending]
         output.object({"applied": [] if dry_run else names, "pending": names if dry_run else [], "to_rebuild": incomplete})
@@ -125,16 +133,16 @@ def version_command(target: Target, output: Output) -> None:
     \b
     celery-journal version
     """
+    ours = metadata.version("celery-journal")
+    if not output.is_data:
+        click.echo(f"celery-journal {ours}\nschema version {wanted_version()}")
     found = None
     if target.given:
         with target.connect() as connection:
             found = schema_version(connection, target.schema)
     if output.is_data:
-        output.object({"celery_journal": metadata.version("celery-journal"), "schema_version": wanted_version(), "schema_found": found})
-        return
-    click.echo(f"celery-journal {metadata.version('celery-journal')}")
-    click.echo(f"schema version {wanted_version()}")
-    if target.given:
+        output.object({"celery_journal": ours, "schema_version": wanted_version(), "schema_found": found})
+    elif target.given:
         click.echo(f"schema {target.schema} in the database: {'none' if found is None else f'version {found}'}")
 
 

@@ -98,6 +98,13 @@ class Output:
             click.echo(f"{',' if number else ''}\n{as_json(one)}", nl=False)
         click.echo("\n]")
 
+    def said(self, one: Mapping[str, Any], *lines: str) -> None:
+        """Print the lines, or the object where it is a program that reads it."""
+        if self.is_data:
+            self.object(one)
+        else:
+            click.echo("\n".join(lines))
+
     def object(self, one: Mapping[str, Any]) -> None:
         """Print the one object: over several lines, unless JSON lines are asked for."""
         click.echo(as_json(one) if self.form == "jsonl" else as_json(one, indent=2))
@@ -123,13 +130,15 @@ def confirming_options(command: Any) -> Any:
     return click.option("--yes", is_flag=True, help="Do not ask.")(command)
 
 
-def confirm(question: str, output: Output, *, yes: bool, dry_run: bool) -> bool:
+def confirm(question: str, output: Output, *, yes: bool, dry_run: bool, scripted: bool = False) -> bool:
     """Return whether it is to be done: unless `yes`, the user is asked; not with `dry_run`.
 
-    Raises click.UsageError where there is nobody to ask.
+    What is `scripted` loses nothing, and is done where nobody is at a terminal, as in a deployment. Else that raises click.UsageError.
     """
     if dry_run or yes:
         return not dry_run
+    if scripted and not sys.stdin.isatty():
+        return True
     if output.is_data:
         raise click.UsageError("--json asks nobody; say --yes or --dry-run as well")
     try:

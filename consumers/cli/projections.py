@@ -13,7 +13,7 @@ from celery_journal.consumers.words import shown
 from celery_journal.journal import check_version
 from celery_journal.projections import PROJECTIONS, Difference, rebuild, verify
 
-from .output import Output, output_options
+from .output import Output, confirm, confirming_options, output_options
 
 names = click.argument("names", nargs=-1, metavar=f"[{'|'.join(PROJECTIONS)}]...", type=click.Choice(PROJECTIONS))
 
@@ -25,16 +25,22 @@ def projections() -> None:
 
 @projections.command("rebuild")
 @names
+@confirming_options
 @output_options
 @click.pass_obj
-def rebuild_command(target: Any, names: tuple[str, ...], output: Output) -> None:
+def rebuild_command(target: Any, names: tuple[str, ...], yes: bool, dry_run: bool, output: Output) -> None:
     """Fold the log into new tables beside the live ones and swap them in; all projections, unless some are named.
 
-    Readers never see an empty or partial view, and workers go on writing.
+    Readers never see an empty or partial view, and workers go on writing. At a terminal it asks first.
 
     \b
     celery-journal --dsn postgresql://me@localhost/app projections rebuild task_result
     """
+    chosen = names or PROJECTIONS
+    if not confirm(f"rebuild {', '.join(chosen)}?", output, yes=yes, dry_run=dry_run, scripted=True):
+        if dry_run:
+            output.said({"would_rebuild": list(chosen)}, f"would rebuild {', '.join(chosen)}")
+        return
     console = Console(stderr=True)
     began = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -47,7 +53,7 @@ def rebuild_command(target: Any, names: tuple[str, ...], output: Output) -> None
                 tasks[name] = bars.add_task(name, total=total)
             bars.update(tasks[name], completed=folded, total=total)
 
-        folded = rebuild(connection, names or PROJECTIONS, target.schema, progress=show)
+        folded = rebuild(connection, chosen, target.schema, progress=show)
     if output.is_data:
         output.object({"events": folded, "seconds": round(time.monotonic() - began, 3)})
         return

@@ -15,10 +15,11 @@ from rich.table import Table
 
 from celery_journal.consumers.drain import drain
 from celery_journal.consumers.spool import SpoolStatus, default_directory, spool_of, spools_in
+from celery_journal.consumers.words import counted
 from celery_journal.journal import Journal, check_version
 
 from .failure import Failure
-from .output import Output, output_options
+from .output import Output, confirm, confirming_options, output_options
 
 #: Columns of a table that nobody reads on a screen.
 WIDE = 1000
@@ -57,10 +58,13 @@ def spool(ctx: click.Context, directory: Path | None, output: Output) -> None:
 
 
 @spool.command("drain")
+@confirming_options
 @output_options
 @click.pass_context
-def drain_command(ctx: click.Context, output: Output) -> None:
+def drain_command(ctx: click.Context, yes: bool, dry_run: bool, output: Output) -> None:
     """Append what waits to the log now. What the database refuses for its own sake is set aside, and the exit code is 1.
+
+    At a terminal it asks first.
 
     \b
     celery-journal --dsn postgresql://me@localhost/app spool drain
@@ -69,6 +73,11 @@ def drain_command(ctx: click.Context, output: Output) -> None:
     with _readable(directory), target.connect() as connection:
         check_version(connection, target.schema)
         spool = spool_of(target.location, target.schema, directory)
+        waiting = spool.status().waiting
+        if not confirm(f"append {counted(waiting, 'event')}?", output, yes=yes or not waiting, dry_run=dry_run, scripted=True):
+            if dry_run:
+                output.said({"would_append": waiting}, f"would append {counted(waiting, 'event')}")
+            return
         drained = drain(spool, Journal(target.schema), lambda work: work(connection))
         refused = spool.status().refused
     if output.is_data:
