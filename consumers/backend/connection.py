@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,8 +60,6 @@ class Server:
             with self.lend(seconds) as connection:
                 done = work(connection)
         except (DatabaseError, SchemaError) as exc:
-            if not isinstance(self.location, str) and not isinstance(exc.__cause__, PoolTimeout):
-                self.close()  # an embedded server that has stopped is started again by the next use
             if self.worked or isinstance(exc, DatabaseUnreachable) or getattr(exc, "may_pass", False):
                 raise JournalUnavailable(str(exc)) from exc
             raise ImproperlyConfigured(str(exc)) from exc
@@ -74,8 +72,13 @@ class Server:
     @contextmanager
     def lend(self, seconds: float) -> Iterator[Connection]:
         """Lend a connection, for which the caller waits no longer than that; what fails is said as it is."""
-        with self._connections(seconds).connection(seconds) as connection:
-            yield connection
+        try:
+            with self._connections(seconds).connection(seconds) as connection:
+                yield connection
+        except (DatabaseError, SchemaError) as exc:
+            if not isinstance(self.location, str) and not isinstance(exc.__cause__, PoolTimeout):
+                self.close()  # an embedded server that has stopped is started again by the next use
+            raise
 
     @property
     def dsn(self) -> str:
@@ -161,9 +164,7 @@ class Database:
             try:
                 done = self._replica.run(work, SHORTEST_TRY)
             except (psycopg.Error, JournalUnavailable, ImproperlyConfigured) as exc:
-                if not self._replica_rests_until:
-                    logger.warning("the replica of read_dsn failed, reading from the primary: %s", _first_line(exc))
-                self._replica_rests_until = time.monotonic() + REPLICA_PAUSE
+                self._rest_replica(exc)
             else:
                 self._replica_rests_until = 0.0
                 return done
@@ -171,10 +172,25 @@ class Database:
 
     @contextmanager
     def lend(self, *, fresh: bool = True) -> Iterator[Connection]:
-        """Lend a connection, to the replica where there is one and it need not be `fresh`. Nothing is tried again."""
-        server = self._primary if fresh or self._replica is None else self._replica
-        with server.lend(self.options.connect_timeout) as connection:
-            yield connection
+        """Lend a connection; unless it must be `fresh`, to the replica, where there is one that answers. Nothing is tried again."""
+        with ExitStack() as stack:
+            yield self._lent(stack, fresh=fresh)
+
+    def _lent(self, stack: ExitStack, *, fresh: bool) -> Connection:
+        if self._replica is not None and not fresh and time.monotonic() >= self._replica_rests_until:
+            try:
+                connection = stack.enter_context(self._replica.lend(SHORTEST_TRY))
+            except (psycopg.Error, DatabaseError, SchemaError) as exc:
+                self._rest_replica(exc)
+            else:
+                self._replica_rests_until = 0.0
+                return connection
+        return stack.enter_context(self._primary.lend(self.options.connect_timeout))
+
+    def _rest_replica(self, exc: BaseException) -> None:
+        if not self._replica_rests_until:
+            logger.warning("the replica of read_dsn failed, reading from the primary: %s", _first_line(exc))
+        self._replica_rests_until = time.monotonic() + REPLICA_PAUSE
 
     def on_close(self, end: Callable[[], None]) -> None:
         """Have the method called before the connections are closed, and before those that were told earlier.
