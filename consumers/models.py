@@ -14,6 +14,7 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from celery import current_app
 
@@ -21,8 +22,9 @@ from celery_journal.consumers.backend import JournalBackend
 from celery_journal.consumers.backend.adatabase import AsyncDatabase
 from celery_journal.consumers.backend.connection import Database
 from celery_journal.consumers.options import Options, locate
+from celery_journal.consumers.replay import send_again
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.projections import ChordCounter, GroupResult, NoJournal, TaskResult, aquery, managers
+from celery_journal.projections import ChordCounter, GroupResult, NoJournal, TaskResult, aquery, managers, task_result
 
 __all__ = ["ChordCounter", "GroupResult", "TaskResult", "TaskResultMeta"]
 
@@ -81,5 +83,15 @@ def _named_async(dsn: str, options: Options) -> AsyncDatabase:
     return AsyncDatabase(locate(dsn), options)
 
 
+def replay(task_id: str, **wishes: Any) -> Any:
+    """Send the task again by the current app, and return its result."""
+    app, backend = current_app._get_current_object(), current_app.backend
+    if not isinstance(backend, JournalBackend):
+        find()  # says what to do if there is no journal
+        raise NoJournal("a replay sends tasks, for which it takes an app: make the one whose results go to this journal the current one")
+    return app.AsyncResult(send_again(backend, task_id, **wishes))
+
+
 managers.find_database = find
+task_result.replay_task = replay
 aquery.find_database = find_async

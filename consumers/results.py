@@ -19,6 +19,7 @@ from .backend import JournalBackend
 from .backend.waiting import leaves
 from .capture import attach
 from .explain import Explanation, explain
+from .replay import Lineage, lineage, send_again
 from .timeline import Transition, timeline
 
 
@@ -49,6 +50,27 @@ class AsyncResult(stock.AsyncResult):
         """Return why the task is where it is; `str()` of it is a few sentences."""
         backend = self._journal("explain")
         return backend.database.run(lambda connection: explain(connection, str(self.id), backend.journal.schema))
+
+    def replay(self, **wishes: Any) -> AsyncResult:
+        """Send the task again as it was published, and return the result of the new one; of a failed chain, from its failed step on.
+
+        `reason="..."` and `set={"kwargs.amount": 3}` are the wishes that most have; see celery_journal.consumers.replay.send_again.
+        """
+        return type(self)(send_again(self._journal("replay"), str(self.id), **wishes), app=self.app)
+
+    @property
+    def replay_of(self) -> str | None:
+        """The id of the task that it was sent again of; None if it is the first."""
+        return self._lineage("replay_of").replay_of
+
+    @property
+    def replayed_as(self) -> tuple[str, ...]:
+        """The ids of the tasks as which it was sent again."""
+        return self._lineage("replayed_as").replayed_as
+
+    def _lineage(self, asked: str) -> Lineage:
+        backend = self._journal(asked)
+        return backend.database.run(lambda connection: lineage(connection, str(self.id), backend.journal.schema))
 
     async def aget(self, timeout: float | None = None, propagate: bool = True, follow_parents: bool = True) -> Any:
         """Return what `get()` returns, in an event loop: `await result.aget(timeout=10)`, or just `await result`.

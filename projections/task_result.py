@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,9 @@ from .projection import Row
 if TYPE_CHECKING:
     from .aquery import AsyncManager
     from .managers import TaskResultManager
+
+#: Sends the task of that id again, as it was published, and returns its result; the consumers, who know Celery, put it here.
+replay_task: Callable[..., Any] | None = None
 
 
 def text_of(encoded: bytes | None) -> str | None:
@@ -113,6 +117,15 @@ class TaskResult(Row):
             return None if self.result is None else repr(json.loads(self.result))
         except ValueError:
             return text_of(self.result)
+
+    def replay(self, **wishes: Any) -> Any:
+        """Send the task again as it was published, and return its `celery.result.AsyncResult`; raise RuntimeError without Celery.
+
+        `reason="..."` and `set={"kwargs.amount": 3}` are the wishes that most have; see celery_journal.consumers.replay.send_again.
+        """
+        if replay_task is None:
+            raise RuntimeError("replay() needs Celery; import TaskResult from celery_journal.consumers.models")
+        return replay_task(self.task_id, **wishes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return every field by name; encoded data as text (base64 where it is binary)."""

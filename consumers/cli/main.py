@@ -14,6 +14,7 @@ from celery_journal import sql
 from celery_journal.consumers.words import counted
 from celery_journal.journal import migrate, pending_migrations, projections_to_rebuild, schema_version, script, wanted_version
 
+from .annotate import annotate
 from .capture import capture
 from .doctor import doctor
 from .explain import explain
@@ -24,6 +25,8 @@ from .listing import listing
 from .lost import lost
 from .output import Output, confirm, confirming_options, output_options
 from .projections import projections
+from .replay import replay
+from .revoke import revoke
 from .show import show
 from .spool import spool
 from .stale import stale
@@ -158,8 +161,11 @@ def demo_command() -> None:
     demo.run(Console())
 
 
+main.add_command(annotate)
 main.add_command(capture)
 main.add_command(export)
 main.add_command(import_)
+main.add_command(replay)
+main.add_command(revoke)
 for command in (doctor, explain, graph, history, listing, lost, projections, show, spool, stale, stats, tail, top):
     main.add_command(command)

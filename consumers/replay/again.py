@@ -36,8 +36,8 @@ def send_again(
     with backend.database.lend() as connection:
         begin(connection, backend.journal, backend.emitter, order, [task_id])
         record = Record.of(connection, backend.journal, order.replay_id)
-        replay = Replay(connection, backend.journal, backend.app, record, backend.emitter)
-        summary = replay.run()
+        # A pooler may lend the connection, which could not hold a lock; and nobody else knows this replay yet.
+        summary = Replay(connection, backend.journal, backend.app, record, backend.emitter, is_shared=False).run()
     for _, why in summary.refused:
         raise CannotReplay(f"{task_id} cannot be sent again: {why}")
     for _, why in summary.skipped:

@@ -64,6 +64,8 @@ class Replay:
     app: Any
     record: Record
     emitter: Emitter = field(default_factory=Emitter)
+    #: Whether another process may know it, and resume it.
+    is_shared: bool = True
     #: Told how many of the planned tasks are dealt with.
     on_progress: Callable[[int], None] = lambda _done: None
     #: Asked whether to stop.
@@ -104,6 +106,9 @@ class Replay:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Have no other process of this replay send during the block."""
+        if not self.is_shared:
+            yield
+            return
         if is_pooled(self.connection):
             raise ReplayRefused("a replay needs a connection of its own, and this one is lent by a pooler; name the server itself by --dsn")
         parameters = {"replay": self.record.order.replay_id}

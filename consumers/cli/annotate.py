@@ -1,0 +1,75 @@
+"""The command by which people note something about tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from celery_journal.consumers.capture.control import account
+from celery_journal.consumers.words import counted, shown
+from celery_journal.journal import Connection, Emitter, Journal, check_version
+from celery_journal.journal.events import OperatorActed
+
+from .choosing import choosing_options, chosen
+from .output import Output, confirm, confirming_options, output_options
+
+#: Facts of one statement.
+BATCH = 1000
+
+
+@click.command("annotate")
+@choosing_options
+@click.option("--note", help="What is to be known about it.")
+@click.option("--label", help="A word for it.")
+@click.option("--resolved/--unresolved", default=None, help="Whether nobody needs to look at it any more.")
+@click.option("--hidden/--shown", default=None, help="Whether it is put away.")
+@confirming_options
+@output_options
+@click.pass_context
+def annotate(
+    ctx: click.Context,
+    task_ids: tuple[str, ...],
+    words: str | None,
+    note: str | None,
+    label: str | None,
+    resolved: bool | None,
+    hidden: bool | None,
+    yes: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Note something about tasks, in the log, with who said so and when; `show` and `history` have it. Exit code 1 if one is unknown.
+
+    \b
+    celery-journal annotate 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e --note "the bank was down" --resolved
+    """
+    said: dict[str, Any] = {"reason": note, "label": label, "resolved": resolved, "hidden": hidden}
+    if all(value is None for value in said.values()):
+        raise click.UsageError("there is nothing to note; give --note, --label, --resolved or --hidden")
+    target = ctx.obj
+    journal, emitter = Journal(target.schema), Emitter()
+    with target.connect() as connection:
+        check_version(connection, target.schema)
+        found = chosen(connection, target.schema, task_ids, words)
+        unknown = [task_id for task_id in task_ids if not _is_known(connection, journal, task_id)]
+        known = [task_id for task_id in found if task_id not in set(unknown)]
+        done = bool(known) and confirm(f"annotate {counted(len(known), 'task')}?", output, yes=yes, dry_run=dry_run)
+        if done:
+            facts = {"action": "annotate", "author": account(), "source": "operator", **said}
+            events = [emitter.emit(OperatorActed, task_id, **facts) for task_id in known]
+            for start in range(0, len(events), BATCH):
+                journal.append(connection, *events[start : start + BATCH])
+    if output.is_data:
+        output.object({"dry_run": dry_run, "done": done, "task_ids": known, "unknown": unknown})
+    else:
+        for task_id in unknown:
+            click.echo(f"the journal knows no task {shown(task_id)}", err=True)
+        if dry_run or done or not known:
+            click.echo(f"{'would annotate' if dry_run else 'annotated'} {counted(len(known), 'task')}")
+    if unknown:
+        ctx.exit(1)
+
+
+def _is_known(connection: Connection, journal: Journal, task_id: str) -> bool:
+    return bool(journal.read_stream(connection, task_id))

@@ -1,0 +1,55 @@
+"""Commands that do something with tasks: which ones, for whom, and through which broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from celery_journal.consumers import search
+from celery_journal.journal import Connection
+from celery_journal.projections import TaskResult
+from celery_journal.projections.query import Q
+
+from .searching import condition_of
+
+
+def choosing_options(command: Any) -> Any:
+    """Give the command its tasks: the parameters `task_ids` and `words`."""
+    words = click.option("--filter", "words", metavar="WORDS", help="The tasks that these query words find, as `list` has them.")
+    return click.argument("task_ids", metavar="[TASK]...", nargs=-1)(words(command))
+
+
+def chosen(connection: Connection, schema: str, task_ids: Sequence[str], words: str | None, also: Q | None = None) -> list[str]:
+    """Return the ids that were named, and those of the tasks that the words find and for which `also` holds, each once."""
+    if not task_ids and words is None:
+        raise click.UsageError("no task is named; give ids, or --filter 'state:FAILURE since:2h'")
+    found: list[str] = []
+    if words is not None:
+        try:
+            condition = condition_of(search.split(words))
+        except search.BadQuery as exc:
+            raise click.UsageError(str(exc)) from exc
+        tasks = TaskResult.objects.using(connection, schema).filter(condition & (also or Q()))
+        found = [row["task_id"] for row in tasks.values("task_id")]
+    return list(dict.fromkeys([*task_ids, *found]))
+
+
+def broker_option(command: Any) -> Any:
+    """Give the command --broker."""
+    return click.option(
+        "--broker",
+        envvar=["CELERY_JOURNAL_BROKER", "CELERY_BROKER_URL"],
+        help="The broker's URL, unless there is an app (celery -A proj journal ...).  [env: CELERY_JOURNAL_BROKER, CELERY_BROKER_URL]",
+    )(command)
+
+
+def app_of(target: Any, broker: str | None) -> Any:
+    """Return the app through which to send; where there is none, one that knows the broker and the journal and nothing else."""
+    if target.app is None and broker is None:
+        raise click.UsageError("no broker is named; give --broker amqp://guest@localhost//, or run it as: celery -A proj journal ...")
+    app = target.backend.app
+    if broker is not None and broker != app.conf.broker_url:
+        app.conf.update(broker_url=broker, broker_write_url=broker)
+    return app

@@ -1,0 +1,215 @@
+"""The command that sends recorded tasks again."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from celery_journal.consumers.capture.control import account
+from celery_journal.consumers.words import counted, listed, shown
+from celery_journal.journal import Emitter, Journal, check_version
+from celery_journal.projections import TaskResult
+
+from .capture import NO_BROKER
+from .choosing import app_of, broker_option, choosing_options, chosen
+from .failure import Failure
+from .output import Output, confirm, confirming_options, output_options
+
+if TYPE_CHECKING:
+    from celery_journal.consumers.replay import Record, Summary
+
+_RATE = re.compile(r"[0-9]+(\.[0-9]+)?(/[smh])?")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _checked_rate(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (not _RATE.fullmatch(value) or float(value.partition("/")[0]) == 0):
+        raise click.BadParameter("write 50/s, 100/m or 1000/h")
+    return value
+
+
+def _checked_id(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _ID.fullmatch(value):
+        raise click.BadParameter("take up to 100 letters, digits, points, hyphens and underscores")
+    return value
+
+
+@click.command("replay")
+@choosing_options
+@click.option("--set", "edits", metavar="PLACE=VALUE", multiple=True, help="Change an argument: kwargs.amount=3, args.0=5. Repeatable.")
+@click.option("--same-id", is_flag=True, help="Send under the same ids, not under new ones.")
+@click.option("--also-succeeded", is_flag=True, help="Also what has succeeded, or has since.")
+@click.option("--also-unfinished", is_flag=True, help="Also what has not ended.")
+@click.option("--rate", callback=_checked_rate, metavar="RATE", help="No faster than that: 50/s, 100/m.")
+@click.option("--reason", help="Why, for the log.")
+@click.option("--id", "replay_id", callback=_checked_id, help="A name for the replay.  [default: a new one]")
+@click.option("--resume", metavar="ID", help="Go on with the replay of that id, which was interrupted.")
+@click.option("--resend-doubtful", is_flag=True, help="With --resume: send again what may have been sent; it may run twice.")
+@broker_option
+@confirming_options
+@output_options
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    task_ids: tuple[str, ...],
+    words: str | None,
+    edits: tuple[str, ...],
+    same_id: bool,
+    also_succeeded: bool,
+    also_unfinished: bool,
+    rate: str | None,
+    reason: str | None,
+    replay_id: str | None,
+    resume: str | None,
+    resend_doubtful: bool,
+    broker: str | None,
+    yes: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Send recorded tasks again, as they were published, under new ids. Exit code 1 if not all could be.
+
+    \b
+    What has succeeded is left out, also where it has since, or in an earlier replay. A failed
+    chain goes on from its failed step. A chord is begun anew with the failed tasks of its header;
+    name it by one of them, by its group or by its body. No task is sent twice in one replay,
+    however often that is interrupted (Ctrl-C waits for the batch) and resumed. Where a broker
+    went away and nobody can know whether it has a task, that is listed, and not sent again:
+    RabbitMQ has transactions and can tell nearly always; Redis where the message still waits.
+
+    \b
+    celery -A shop journal replay --filter 'state:FAILURE name:billing.* since:2h' --reason "bank was down"
+    celery -A shop journal replay 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e --set kwargs.amount=3
+    """
+    from celery_journal.consumers.replay import BrokerAway, Order, Record, Replay, ReplayRefused, Wishes, begin
+
+    target = ctx.obj
+    if resume and (task_ids or words is not None or edits or same_id or also_succeeded or also_unfinished or reason or replay_id):
+        raise click.UsageError("--resume goes on as it was begun; only --rate, --broker and --resend-doubtful can be given with it")
+    if resend_doubtful and not resume:
+        raise click.UsageError("--resend-doubtful is about a replay that was interrupted; give --resume ID")
+    wishes = Wishes(edits, same_id, also_succeeded, also_unfinished, rate, words)
+    app, journal, emitter = app_of(target, broker), Journal(target.schema), Emitter()
+    try:
+        with target.connect() as connection:
+            check_version(connection, target.schema)
+            if resume:
+                record = Record.of(connection, journal, resume)
+                wishes = replace(record.order.wishes, rate=rate or record.order.wishes.rate)
+                record.order = replace(record.order, wishes=wishes)
+            else:
+                planned = _members_of(connection, target.schema, chosen(connection, target.schema, task_ids, words))
+                record = Record(Order(replay_id or uuid4().hex, wishes, account(), reason), planned)
+            task = Replay(connection, journal, app, record, emitter)
+            if dry_run:
+                _report(task.preview(), output, is_preview=True)
+                return
+            if not record.planned:
+                _say("no task is found", output)
+                return
+            if not confirm(f"{'resume' if resume else 'replay'} {counted(len(record.planned), 'task')}?", output, yes=yes, dry_run=False):
+                return
+            if not resume:
+                begin(connection, journal, emitter, record.order, record.planned)
+            _say(f"replay {record.order.replay_id} of {counted(len(record.planned), 'task')}", output)
+            with _progress(record) as task.on_progress, _interruptible() as task.is_stopped:
+                summary = task.run(resend_doubtful=resend_doubtful)
+    except ReplayRefused as exc:
+        raise click.UsageError(str(exc)) from exc
+    except BrokerAway as exc:
+        raise Failure(f"{exc}; when it is back: replay --resume {record.order.replay_id}", NO_BROKER) from exc
+    finally:
+        app.backend.database.close()
+    _report(summary, output)
+    if summary.stopped or summary.refused or summary.doubtful:
+        ctx.exit(1)
+
+
+def _members_of(connection: Any, schema: str, task_ids: list[str]) -> list[str]:
+    """Return the ids, with its members in the place of a group that is no chord."""
+    from celery_journal.projections import ChordCounter
+
+    tasks = TaskResult.objects.using(connection, schema)
+    planned: list[str] = []
+    for start in range(0, len(task_ids), 1000):
+        part = task_ids[start : start + 1000]
+        known = {row["task_id"] for row in tasks.filter(task_id__in=part).values("task_id")}
+        known |= ChordCounter.get_many(connection, [one for one in part if one not in known], schema).keys()
+        for one in part:
+            members = [] if one in known else [row["task_id"] for row in tasks.filter(group_id=one).values("task_id")]
+            planned += members or [one]
+    return list(dict.fromkeys(planned))
+
+
+def _say(text: str, output: Output) -> None:
+    click.echo(text, err=output.is_data)
+
+
+def _report(summary: Summary, output: Output, *, is_preview: bool = False) -> None:
+    if output.is_data:
+        output.object(_as_object(summary, is_preview))
+        return
+    click.echo(f"{'would send' if is_preview else 'sent'} {counted(len(summary.sent), 'task')}")
+    if summary.along:
+        click.echo(f"{counted(summary.along, 'task')} more go along, in the chains and chords of these")
+    for verb, told in (("skipped", summary.skipped), ("refused", summary.refused)):
+        for why in dict.fromkeys(why for _, why in told):
+            ids = [shown(task_id) for task_id, reason in told if reason == why]
+            click.echo(f"{verb} {counted(len(ids), 'task')}: {why}: {listed(ids)}")
+    if summary.doubtful:
+        click.echo(f"in doubt {counted(len(summary.doubtful), 'task')}, which may have been sent or not:")
+        for task_id in summary.doubtful:
+            click.echo(f"  {shown(task_id)}")
+    if summary.stopped:
+        click.echo(f"stopped, {summary.stopped}; {counted(summary.left, 'task is', 'tasks are')} left: replay --resume {summary.replay_id}")
+    elif summary.doubtful:
+        click.echo(f"to send them after all: replay --resume {summary.replay_id} --resend-doubtful")
+
+
+def _as_object(summary: Summary, is_preview: bool) -> dict[str, Any]:
+    return {
+        "replay": summary.replay_id,
+        "dry_run": is_preview,
+        "planned": summary.planned,
+        "sent": [{"task_id": old, "replayed_as": new} for old, new in summary.sent.items()],
+        "along": summary.along,
+        "skipped": [{"task_id": task_id, "reason": why} for task_id, why in summary.skipped],
+        "refused": [{"task_id": task_id, "reason": why} for task_id, why in summary.refused],
+        "in_doubt": summary.doubtful,
+        "stopped": summary.stopped,
+        "left": summary.left,
+    }
+
+
+@contextmanager
+def _progress(record: Record) -> Iterator[Callable[[int], None]]:
+    """What shows how far it is, on a terminal."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as progress:
+        bar = progress.add_task("replaying", total=len(record.planned))
+        yield lambda done: progress.update(bar, completed=done)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """What says whether Ctrl-C was pressed, which ends nothing by itself; the second time it does."""
+    pressed: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)

@@ -1,0 +1,87 @@
+"""The command that has workers revoke tasks."""
+
+from __future__ import annotations
+
+import signal as signals
+from typing import Any
+
+import click
+from kombu.exceptions import OperationalError
+
+from celery_journal.consumers.capture.control import account
+from celery_journal.consumers.words import counted, shown
+from celery_journal.journal import Emitter, Journal, check_version
+from celery_journal.journal.events import OperatorActed
+from celery_journal.projections.query import Q
+
+from .capture import NO_BROKER
+from .choosing import app_of, broker_option, choosing_options, chosen
+from .failure import Failure
+from .output import Output, confirm, confirming_options, output_options
+
+#: Tasks that workers are told of at once.
+BATCH = 500
+
+_SIGNALS = sorted(one.name for one in signals.Signals)
+
+
+@click.command("revoke")
+@choosing_options
+@click.option("--terminate", is_flag=True, help="Also end the process that runs the task.")
+@click.option(
+    "--signal",
+    default="SIGTERM",
+    show_default=True,
+    type=click.Choice(_SIGNALS, case_sensitive=False),
+    metavar="NAME",
+    help="By this signal.",
+)
+@click.option("--reason", help="Why, for the log.")
+@broker_option
+@confirming_options
+@output_options
+@click.pass_obj
+def revoke(
+    target: Any,
+    task_ids: tuple[str, ...],
+    words: str | None,
+    terminate: bool,
+    signal: str,
+    reason: str | None,
+    broker: str | None,
+    yes: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Have the workers revoke tasks: none will start them any more. Of those that --filter finds, those that have not ended.
+
+    \b
+    celery -A shop journal revoke --filter 'name:billing.* state:PENDING' --reason "wrong prices"
+    """
+    app, action = app_of(target, broker), "terminate" if terminate else "revoke"
+    try:
+        with target.connect() as connection:
+            check_version(connection, target.schema)
+            found = chosen(connection, target.schema, task_ids, words, also=Q(date_done__isnull=True))
+            if not output.is_data:
+                for task_id in found:
+                    click.echo(shown(task_id))
+            done = bool(found) and confirm(f"{action} {counted(len(found), 'task')}?", output, yes=yes, dry_run=dry_run)
+            if done:
+                app.connection_for_write().ensure_connection(max_retries=1, timeout=5)
+                emitter = Emitter()
+                facts: dict[str, Any] = {"action": action, "author": account(), "reason": reason, "source": "operator"}
+                for start in range(0, len(found), BATCH):
+                    batch = found[start : start + BATCH]
+                    # Here and not by what is attached to revoke(), which knows no reason.
+                    Journal(target.schema).append(connection, *(emitter.emit(OperatorActed, one, **facts) for one in batch))
+                    arguments = {"task_id": batch, "terminate": terminate, "signal": signal}
+                    app.control.broadcast("revoke", arguments=arguments)
+    except (OperationalError, OSError) as exc:
+        raise Failure(f"no broker answers: {str(exc).strip().partition(chr(10))[0]}", NO_BROKER) from exc
+    finally:
+        app.backend.database.close()
+    if output.is_data:
+        output.object({"action": action, "dry_run": dry_run, "done": done, "task_ids": found})
+    elif dry_run or done or not found:
+        click.echo(f"{'would ' if dry_run else ''}{action}{'' if dry_run else 'd'} {counted(len(found), 'task')}")
