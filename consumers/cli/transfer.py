@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 from uuid import uuid4
@@ -63,12 +63,13 @@ def export(ctx: click.Context, condition: Q, form: str, view: View | None, path:
     with target.connect() as connection:
         check_version(connection, target.schema)
         if form == "csv":
-            written = _write(path, sheet(connection, target.schema, view or "task_result", chosen), "rows")
+            with closing(sheet(connection, target.schema, view or "task_result", chosen)) as lines:
+                written = _write(path, lines, "rows")
             found, what, left_out = written - 1, "row", 0  # but for the heading
         else:
             settled = Settled.of(connection, target.schema)
-            rows = settled.rows() if chosen is None else settled.rows_of(chosen)
-            written = _write(path, archive(rows, FORMS[form]), "events")
+            with closing(settled.rows() if chosen is None else settled.rows_of(chosen)) as rows:
+                written = _write(path, archive(rows, FORMS[form]), "events")
             found, what, left_out = written - 2, "event", settled.left_out  # but for the header and the end
     if path is not None:
         click.echo(f"exported {counted(found, what)} to {shown(path)}", err=True)
@@ -139,8 +140,8 @@ def _restore(connection: Connection, journal: Journal, source: str, output: Outp
     """Read the file, and say how that went; return whether all of it is in."""
     restored, broken = Restored(), None
     try:
-        with click.open_file(source, "rb") as file, _progress("events") as show:
-            for restored in restore(connection, journal, file, dry_run=dry_run):  # type: ignore[arg-type]  # it is a BufferedReader
+        with _opened(source) as file, _progress("events") as show:
+            for restored in restore(connection, journal, file, dry_run=dry_run):
                 show(restored.new + restored.known + restored.conflicting)
     except OSError as exc:
         raise Failure(f"{shown(source)} cannot be read: {exc.strerror}", 1) from exc
@@ -185,6 +186,10 @@ def _take_over(past: Iterator[foreign.Taken], output: Output, *, dry_run: bool) 
         for one in untaken:
             click.echo(f"not taken over: {shown(one['id'])}: {shown(one['why'])}")
     return not untaken
+
+
+def _opened(source: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb")
 
 
 def _write(path: Path | None, parts: Iterable[bytes], noun: str) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from io import BufferedReader
 from itertools import chain
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
@@ -39,10 +38,11 @@ def archive(rows: Iterable[Row], form: Form) -> Iterator[bytes]:
     yield form.written({"events": count, "sha256": digest.hexdigest()})
 
 
-def rows_in(file: BufferedReader) -> Iterator[tuple[str, Row]]:
+def rows_in(file: BinaryIO) -> Iterator[tuple[str, Row]]:
     """Yield the rows of an export, each with where it stands; raise BrokenFile, if only at the end, where something is wrong."""
-    form = _form_of(file.peek(1)[:1])
-    records, digest = form.records(file), hashlib.sha256()
+    beginning = file.read(1)
+    form = _form_of(beginning)
+    records, digest = form.records(beginning, file), hashlib.sha256()
     digest.update(_checked_header(_next(records, form, 1)))
     number, ended = 1, False
     while (found := _next(records, form, number + 1)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO, Protocol
 from uuid import UUID
 
@@ -13,6 +14,8 @@ import msgpack
 from celery_journal.journal.codec import COLUMNS, Row, fields_of, row_of
 
 from .notation import noted, read, read_moment
+
+READ_BYTES = 1 << 16
 
 #: What a line begins with; the rest follows in the order of the columns and of the body.
 _FIRST = ("event_id", "stream", "kind", "occurred_at")
@@ -30,8 +33,8 @@ class Form(Protocol):
         """Return the record as bytes, always the same."""
         ...
 
-    def records(self, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
-        """Yield each record of the file with its bytes; raise ValueError where there is none."""
+    def records(self, beginning: bytes, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
+        """Yield each record of the file, of which the beginning is read, with its bytes; raise ValueError where there is none."""
         ...
 
     def record_of(self, row: Row) -> object:
@@ -56,9 +59,9 @@ class JsonLines:
         """Return the record as a line."""
         return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
-    def records(self, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
+    def records(self, beginning: bytes, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
         """Yield what the lines hold."""
-        for line in file:
+        for line in chain([beginning + file.readline()], file):
             yield json.loads(line), line
 
     def record_of(self, row: Row) -> object:
@@ -96,10 +99,14 @@ class MessagePack:
         packed: bytes = msgpack.packb(record, datetime=True)
         return packed
 
-    def records(self, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
+    def records(self, beginning: bytes, file: BinaryIO) -> Iterator[tuple[Any, bytes]]:
         """Yield the records. There is one way to write each, so that its bytes need not be kept."""
-        for record in msgpack.Unpacker(file, timestamp=3, max_buffer_size=0):
-            yield record, self.written(record)
+        unpacker, part = msgpack.Unpacker(timestamp=3, max_buffer_size=0), beginning
+        while part:
+            unpacker.feed(part)
+            for record in unpacker:
+                yield record, self.written(record)
+            part = file.read(READ_BYTES)
 
     def record_of(self, row: Row) -> object:
         """Return the columns that are filled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BufferedReader
+from typing import BinaryIO
 from uuid import UUID
 
 import psycopg
@@ -34,7 +34,7 @@ class Restored:
     examples: list[UUID] = field(default_factory=list)
 
 
-def restore(connection: Connection, journal: Journal, file: BufferedReader, *, dry_run: bool = False) -> Iterator[Restored]:
+def restore(connection: Connection, journal: Journal, file: BinaryIO, *, dry_run: bool = False) -> Iterator[Restored]:
     """Record the events of an export; yield after each batch how far it is. Raises BrokenFile; what was yielded is recorded."""
     restored = Restored()
     yield restored
@@ -52,7 +52,7 @@ def restore(connection: Connection, journal: Journal, file: BufferedReader, *, d
         yield restored
 
 
-def _batches(file: BufferedReader) -> Iterator[tuple[str, str, list[Row]]]:
+def _batches(file: BinaryIO) -> Iterator[tuple[str, str, list[Row]]]:
     """Yield rows that are recorded together, with where the first and the last of them stand."""
     batch, size, first, where = list[Row](), 0, "", ""
     for where, row in rows_in(file):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import heappop, heappush
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
+from psycopg import Cursor
 from psycopg.rows import dict_row
 
 from celery_journal import sql
 from celery_journal.journal import Connection
 from celery_journal.journal.codec import COLUMNS, Row, escape
 from celery_journal.projections import Q, TaskResult
+
+R = TypeVar("R")
 
 #: Seconds that it waits for transactions which were open when it was asked.
 PATIENCE = 5.0
@@ -29,7 +33,7 @@ PLACES, ROWS, TASKS = 10_000, 500, 500
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The log up to a horizon."""
+    """The log up to a horizon. Rows hold the connection until they are at their end, or closed."""
 
     connection: Connection
     schema: str
@@ -52,14 +56,14 @@ class Settled:
                 return cls(connection, schema, horizon, left_out)
             time.sleep(0.05)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row]:
         """Yield every row."""
         places = self._places()
         while page := list(islice(places, ROWS)):
             positions, transactions = zip(*page, strict=True)
             yield from self._read("rows", {"transactions": list(transactions), "positions": list(positions)})
 
-    def rows_of(self, condition: Q) -> Iterator[Row]:
+    def rows_of(self, condition: Q) -> Generator[Row]:
         """Yield the rows of the tasks for which the condition holds, and of their groups."""
         groups: set[str] = set()
         for tasks in pages_of_tasks(self.connection, self.schema, condition):
@@ -91,8 +95,14 @@ class Settled:
     def _read(self, name: str, parameters: dict[str, Any]) -> Iterator[Row]:
         """Yield the rows one by one: a page of large results need not fit into memory."""
         with self.connection.cursor(row_factory=dict_row) as cursor:
-            for row in cursor.stream(_query(name, self.schema), parameters):
+            for row in stream(cursor, _query(name, self.schema), parameters):
                 yield {column: _in_utc(row[column]) for column in (*COLUMNS, "recorded_at")}
+
+
+def stream(cursor: Cursor[R], query: bytes, parameters: Mapping[str, Any]) -> Generator[R]:
+    """Yield the rows one by one. Until it is at its end, or closed, nobody else can use the connection, not even to end it."""
+    with closing(cursor.stream(query, parameters)) as rows:  # type: ignore[type-var]  # a generator, though typed as an iterator
+        yield from rows
 
 
 def pages_of_tasks(connection: Connection, schema: str, condition: Q) -> Iterator[list[dict[str, Any]]]:

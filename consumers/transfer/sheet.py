@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -15,7 +15,7 @@ from celery_journal.journal import Connection
 from celery_journal.projections import Q
 from celery_journal.projections.task_result import text_of
 
-from .settled import pages_of_tasks
+from .settled import pages_of_tasks, stream
 
 View = Literal["task_result", "task_attempt", "group_result", "chord_counter", "chord_part", "worker"]
 
@@ -26,18 +26,19 @@ PAGE = 500
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001
 
 
-def sheet(connection: Connection, schema: str, view: View, condition: Q | None = None) -> Iterator[bytes]:
+def sheet(connection: Connection, schema: str, view: View, condition: Q | None = None) -> Generator[bytes]:
     """Yield the lines of the view: its columns, and its rows by their keys, of the tasks for which the condition holds and their groups.
 
     Text in a cell that a spreadsheet would calculate has an apostrophe before it. Bytes are text, and base64 where they are no UTF-8;
-    what no sheet can hold (NUL, other control characters, lone surrogates) is escaped; moments are in UTC, spans in seconds.
+    what no sheet can hold (NUL, other control characters, lone surrogates) is escaped; moments are in UTC, spans in seconds. The
+    lines hold the connection until they are at their end, or closed.
     """
     query = sql.query("transfer.sql", f"sheet of {view}", schema)
     with connection.cursor() as cursor:
         cursor.execute(query, {"keys": []})
         yield _line([column.name for column in cursor.description or ()])
         for keys in _keys(connection, schema, view, condition):
-            for row in cursor.stream(query, {"keys": keys}):
+            for row in stream(cursor, query, {"keys": keys}):
                 yield _line([_cell(value) for value in row])
 
 
