@@ -6,7 +6,7 @@ so at once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -116,7 +116,7 @@ class AsyncQuerySet(AsyncRows[R]):
     def __getitem__(self, place: slice) -> AsyncQuerySet[R]:
         return self._set(self.query.part(place))
 
-    async def __aiter__(self) -> AsyncIterator[R]:
+    async def __aiter__(self) -> AsyncGenerator[R, None]:
         if self.query.limit is not None and self.query.limit <= PAGE:
             for row in await self._fetched(self.query):
                 yield row
