@@ -151,11 +151,15 @@ class Transactional:
         except _errors(self._connection) as exc:
             raise NotSent(f"the broker went away: {_first_line(exc)}") from exc
         try:
-            self._channel.tx_commit()
+            self.commit()
         except self._connection.channel_errors as exc:  # it has refused
             raise NotSent(f"RabbitMQ did not take {listed([outgoing.old_id for outgoing in batch])}: {_first_line(exc)}") from exc
         except _errors(self._connection) as exc:
             raise Uncertain(f"the broker went away: {_first_line(exc)}") from exc
+
+    def commit(self) -> None:
+        """Have RabbitMQ take the batch."""
+        self._channel.tx_commit()
 
     def confirm(self) -> None:
         """Remove the markers."""

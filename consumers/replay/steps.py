@@ -55,6 +55,11 @@ class Step:
     facts: tuple[Event, ...] = ()
 
 
+def new_id(replay_id: str, old_id: str) -> str:
+    """Return the id under which the replay sends a task or a group again: always the same, so nothing is sent under two."""
+    return str(uuid5(NAMESPACE_URL, f"celery-journal:{replay_id}:{old_id}"))
+
+
 class Steps:
     """Finds the messages of one replay."""
 
@@ -90,8 +95,8 @@ class Steps:
         return self._once(failed.task_id, lambda: [self._step(failed)])
 
     def new_id(self, old_id: str) -> str:
-        """Return the id under which a task or a group is sent again: always the same, so nothing is sent under two."""
-        return old_id if self._wishes.same_id else str(uuid5(NAMESPACE_URL, f"celery-journal:{self._order.replay_id}:{old_id}"))
+        """Return the id under which a task or a group is sent again."""
+        return old_id if self._wishes.same_id else new_id(self._order.replay_id, old_id)
 
     def _once(self, found: str, steps: Callable[[], list[Step]]) -> list[Step]:
         """Return the steps the first time that they are found, none afterwards; what was wrong is wrong for all who lead there."""
