@@ -79,8 +79,8 @@ class Statement:
             if not isinstance(value, timedelta):
                 raise FieldError(f"{lookup} takes a timedelta, not {value!r}")
             return self.piece(asked, column=column, value=self.value(value))
-        own = f"{asked} of {field.type}"
-        return self.piece(own if own in self._pieces else asked, column=column, value=self.value(_checked(field, lookup, value)))
+        special = [name for name in (f"{asked} of {field.column}", f"{asked} of {field.type}") if name in self._pieces]
+        return self.piece((*special, asked)[0], column=column, value=self.value(_checked(field, lookup, value)))
 
     def _path(self, field: Field, lookup: str, value: object) -> Composable:
         column = self.column(field if field.type == "json" else self.view.field_of(f"{field.column}_json"))

@@ -55,6 +55,10 @@ t.{label}
 -- name: exact
 {column} = {value}
 
+-- name: exact of root_id
+-- The index knows those that are not their own root; that one is known by its key.
+((t.root_id = {value} and t.root_id <> t.task_id) or (t.task_id = {value} and t.root_id = {value}))
+
 -- name: exact of json
 {column} = celery_journal.json_or_null({value}::bytea)
 
