@@ -17,6 +17,7 @@ from celery_journal.consumers.words import shown
 from celery_journal.journal import RecordedEvent, check_version
 from celery_journal.projections import Q
 
+from .interrupts import until_interrupted
 from .output import Output, console, output_options
 from .searching import Searching, words_argument
 from .styles import style_of
@@ -36,31 +37,27 @@ def tail(ctx: click.Context, condition: Q, lines: int, follow: bool, output: Out
     \b
     celery-journal tail --follow state:FAILURE
     """
-    target = ctx.obj
-    with target.connect() as connection:
-        check_version(connection, target.schema)
-        facts = _facts(Tail(connection, target.schema, condition if condition.children else None), lines, follow)
+    with ctx.obj.connect() as connection, until_interrupted(connection):
+        check_version(connection, ctx.obj.schema)
+        facts = _facts(Tail(connection, ctx.obj.schema, condition if condition.children else None), lines, follow)
         if output.is_data:
             output.objects(_as_object(recorded) for recorded in facts)
-            return
-        printer = console()
-        is_terminal = sys.stdout.isatty()
-        for recorded in facts:
-            if is_terminal:
+        elif sys.stdout.isatty():
+            printer = console()
+            for recorded in facts:
                 printer.print(_line(recorded), soft_wrap=True)
-            else:
+        else:
+            for recorded in facts:
                 click.echo("\t".join(shown("" if value is None else value) for value in _cells(recorded)))
 
 
 def _facts(tail: Tail, lines: int, follow: bool) -> Iterator[RecordedEvent]:
-    """Yield the facts; Ctrl-C is their end."""
-    try:
+    """Yield the facts; Ctrl-C is their end, so that what is printed of them is whole."""
+    with until_interrupted(tail.connection):
         found, place = tail.last(lines)
         yield from found
         if follow:
             yield from tail.after(place)
-    except KeyboardInterrupt:
-        return
 
 
 def _cells(recorded: RecordedEvent) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from celery_journal.consumers.stats import Share, Snapshot, snapshot
 from celery_journal.consumers.words import counted, duration, shown
 from celery_journal.journal import Connection, check_version
 
+from .interrupts import until_interrupted
 from .output import Output, console, output_options
 from .styles import style_of
 
@@ -56,14 +57,10 @@ def top(ctx: click.Context, interval: float, window: float, once: bool, output: 
 
 
 def _watch(connection: Connection, schema: str, interval: float, window: float) -> None:
-    printer = console()
-    try:
-        with Live(console=printer, screen=True, auto_refresh=False) as live:
-            while True:
-                live.update(_drawn(snapshot(connection, window, schema)), refresh=True)
-                time.sleep(interval)
-    except KeyboardInterrupt:
-        return
+    with until_interrupted(connection), Live(console=console(), screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(_drawn(snapshot(connection, window, schema)), refresh=True)
+            time.sleep(interval)
 
 
 def _drawn(seen: Snapshot) -> Group:

@@ -28,7 +28,8 @@ def canvas_of(connection: Connection, subject: str, schema: str = sql.DEFAULT_SC
     found.look_for({subject})
     if not (found.sent or found.chords or found.groups):
         found.look_for({row["stream"] for row in found.rows("embedding", id=escape(subject))})
-    return found.canvas(subject)
+    canvas = found.canvas(subject)
+    return canvas if subject in canvas.nodes else Canvas(subject)  # the id may stand anywhere in a message
 
 
 class _Found:

@@ -1,0 +1,379 @@
+"""Every command there is: on a terminal and in a pipe, on an empty journal and a large one, without a database, with a bad query.
+
+Commands are found by walking the group, so that a new one is tried as well; what it is run with stands in ARGUMENTS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+
+import click
+import psycopg
+import pytest
+
+from celery_journal.consumers.cli import main
+from celery_journal.journal import migrate
+from celery_journal.journal.events import (
+    ChordStarted,
+    GroupSaved,
+    OperatorActed,
+    TaskFailed,
+    TaskLost,
+    TaskSent,
+    TaskStarted,
+    WorkerOnline,
+)
+from tests.conftest import new_database
+
+from . import manytasks
+from .commanding import Commands, Ended, commanding
+from .lostscene import Log, ago
+from .test_cli import as_url
+
+#: How each command is run where it needs to be told something, or would not end by itself. `{folder}` is one of the test's own.
+ARGUMENTS = {
+    "annotate": ["task-000100", "--note", "seen", "--dry-run"],
+    "capture": ["--broker", "memory://", "--once"],
+    "explain": ["task-000100"],
+    "graph": ["task-000100"],
+    "history": ["task-000100"],
+    "import": ["{folder}/nothing.jsonl", "--dry-run"],
+    "projections rebuild": ["--yes"],
+    "replay": ["task-000100", "--dry-run", "--broker", "memory://"],
+    "revoke": ["task-000100", "--dry-run", "--broker", "memory://"],
+    "show": ["task-000100"],
+    "stale": ["--seconds", "10"],
+    "top": ["--once"],
+}
+
+#: Those that start a worker, or bring the whole log to the screen.
+NOT_HERE = {"demo", "export"}
+
+#: Those that tell something without a database.
+WITHOUT_DATABASE = {"sql", "roles", "spool"}
+
+#: Those whose words are a query.
+SEARCHING = ["list", "stats", "tail"]
+
+NOWHERE = "postgresql://me@127.0.0.1:1/app"
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield every command, as it is typed."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+            if command.invoke_without_command:
+                yield (*path, name)
+        else:
+            yield (*path, name)
+
+
+EVERY = list(leaves(main))
+TRIED = [pytest.param(path, id=" ".join(path)) for path in EVERY if path[0] not in NOT_HERE]
+PLACES = [pytest.param(False, id="in a pipe"), pytest.param(True, id="on a terminal")]
+
+
+def arguments_of(path: tuple[str, ...], folder: object) -> list[str]:
+    """Return the command with what it needs."""
+    return [*path, *(argument.format(folder=folder) for argument in ARGUMENTS.get(" ".join(path), []))]
+
+
+def is_told(ended: Ended, *codes: int) -> None:
+    """Assert that the command ended as it should, and not with a traceback of its own."""
+    assert ended.code in codes, ended
+    assert not re.search(r"Traceback \(most recent call last\):\s+File ", ended.text), ended.said
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    """What runs commands quickly."""
+    with commanding() as commands:
+        yield commands
+
+
+@pytest.fixture(scope="module")
+def empty_journal(embedded_server: str) -> Iterator[str]:
+    """A journal without any fact."""
+    for dsn in new_database(embedded_server):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+        yield as_url(dsn)
+
+
+@pytest.fixture(scope="module")
+def many_tasks(embedded_server: str) -> Iterator[str]:
+    """A journal with 200,000 tasks."""
+    for dsn in new_database(embedded_server):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+            manytasks.fill(connection)
+        yield as_url(dsn)
+
+
+@pytest.mark.parametrize("terminal", PLACES)
+@pytest.mark.parametrize("path", TRIED)
+def test_on_an_empty_journal(path: tuple[str, ...], terminal: bool, commands: Commands, empty_journal: str, tmp_path: object) -> None:
+    """Nothing to tell is told, or is exit code 1 of what was asked for by its id."""
+    is_told(commands.run(*arguments_of(path, tmp_path), dsn=empty_journal, terminal=terminal), 0, 1, 2, 7)
+
+
+@pytest.mark.parametrize("terminal", PLACES)
+@pytest.mark.parametrize("path", [path for path in TRIED if path.values[0][0] not in {"capture", "projections"}])
+def test_on_two_hundred_thousand_tasks(
+    path: tuple[str, ...], terminal: bool, commands: Commands, many_tasks: str, tmp_path: object
+) -> None:
+    """As much is told as there is room for."""
+    is_told(commands.run(*arguments_of(path, tmp_path), dsn=many_tasks, terminal=terminal), 0, 1, 2, 7)
+
+
+@pytest.mark.parametrize("path", TRIED)
+def test_without_a_database(path: tuple[str, ...], commands: Commands, tmp_path: object) -> None:
+    """One sentence with the place, and exit code 3; what needs no database does without."""
+    ended = commands.run(*arguments_of(path, tmp_path), dsn=NOWHERE)
+
+    if path[0] in WITHOUT_DATABASE and len(path) == 1:
+        is_told(ended, 0)
+    else:
+        is_told(ended, 2, 3)
+        assert ended.code == 2 or "no PostgreSQL answers at me@127.0.0.1:1/app" in ended.err
+
+
+@pytest.mark.parametrize("path", [*([name] for name in SEARCHING), ["list", "--order"], ["show"], ["history"]])
+def test_a_database_that_is_not_named_is_wrong_usage(path: list[str], commands: Commands) -> None:
+    """Exit code 2, and how to name one."""
+    ended = commands.run(*path, *(["x"] if path[-1] in {"--order", "show", "history"} else []))
+
+    is_told(ended, 2)
+    assert "--dsn" in ended.err
+
+
+@pytest.mark.parametrize("name", ["list", "show", "history", "explain"])
+def test_no_more_than_a_second(name: str, commands: Commands, many_tasks: str) -> None:
+    """On 200,000 tasks. Half of the second is the start of Python, which is over here; the quickest of five, for the machine does more."""
+
+    def took() -> float:
+        began = time.monotonic()
+        is_told(commands.run(*arguments_of((name,), ""), dsn=many_tasks), 0)
+        return time.monotonic() - began
+
+    assert any(took() < 0.5 for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    "word", ["state:FAILURE", "-worker:w3", "since:1h", "args.user_id:42", "args.0:77", "error:x", "took:>5s", "billing"]
+)
+def test_a_query_of_two_hundred_thousand_tasks_is_quick(word: str, commands: Commands, many_tasks: str) -> None:
+    """Also where no index knows what is asked for, and every row is looked at."""
+    began = time.monotonic()
+    is_told(commands.run("list", word, dsn=many_tasks), 0, 1)
+
+    assert time.monotonic() - began < 2
+
+
+def test_a_page_is_what_the_terminal_shows_and_more_is_said(commands: Commands, many_tasks: str) -> None:
+    """M23: the first fifty of those found, and that there are more."""
+    ended = commands.run("list", "state:FAILURE", dsn=many_tasks, terminal=True)
+
+    assert ended.text.count(" FAILURE ") == 50
+    assert "there are more than these 50" in ended.text
+
+
+# Wrong words
+
+
+BAD = [
+    pytest.param("colour:red", "there is no colour:", id="unknown"),
+    pytest.param("stat:FAILURE", "perhaps state:", id="misspelt"),
+    pytest.param("state:", "has no value; write state:FAILURE,RETRY", id="without a value"),
+    pytest.param("since:yesteryear", "is no moment", id="no moment"),
+    pytest.param("since:99999999999w", "longer than time is reckoned", id="too long ago"),
+    pytest.param("retries:many", "write retries:2 or retries:>2", id="no number"),
+    pytest.param("took:5s", "write took:>10s", id="no comparison"),
+    pytest.param("lost:perhaps", "write lost:yes or lost:no", id="neither yes nor no"),
+    pytest.param("-colour:red", "there is no colour:", id="not unknown"),
+    pytest.param("\x1b]0;x\x07:y", "means nothing", id="terminal escape"),
+]
+
+
+@pytest.mark.parametrize("terminal", PLACES)
+@pytest.mark.parametrize(("word", "sentence"), BAD)
+def test_a_bad_word_is_one_sentence(word: str, sentence: str, terminal: bool, commands: Commands, empty_journal: str) -> None:
+    """Exit code 2, and what there is; of every command that takes a query."""
+    for name in SEARCHING:
+        ended = commands.run(name, word, dsn=empty_journal, terminal=terminal)
+
+        is_told(ended, 2)
+        assert sentence in ended.said
+        assert "\x07" not in ended.said
+        assert len(ended.said.strip().splitlines()) <= 4
+
+
+def test_a_field_that_does_not_exist_is_told_with_those_that_do(commands: Commands, empty_journal: str) -> None:
+    """M22: also in --order."""
+    ended = commands.run("list", "--order", "colour; drop table", dsn=empty_journal)
+
+    is_told(ended, 2)
+    assert "task_result has no field" in ended.err
+    assert "date_done" in ended.err
+
+
+# Help
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=" ".join(path)) for path in EVERY])
+def test_help_has_an_example(path: tuple[str, ...], commands: Commands) -> None:
+    """`--help` of each shows how it is typed, and fits a terminal of 160 columns."""
+    ended = commands.run(*path, "--help")
+
+    assert ended.code == 0
+    assert re.search(rf"^ +(celery-journal|celery -A \w+ journal)( --dsn \S+)? .*\b{path[-1]}\b", ended.out, re.MULTILINE), ended.out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands(shell: str, commands: Commands) -> None:
+    """As click gives it: a script to be sourced, which asks the command."""
+    script = commands.run(_CELERY_JOURNAL_COMPLETE=f"{shell}_source")
+
+    assert script.code == 0
+    assert "_CELERY_JOURNAL_COMPLETE" in script.out
+    completed = commands.run(_CELERY_JOURNAL_COMPLETE="bash_complete", COMP_WORDS="celery-journal hist", COMP_CWORD="1")
+    assert completed.out == "plain,history\n"
+
+
+# What users write is shown and not obeyed
+
+
+EVIL = "a\x1b]0;owned\x07\x1b[2J\rb\x9b31m\u202ec[bold]"
+
+
+@pytest.fixture(scope="module")
+def evil_journal(embedded_server: str) -> Iterator[str]:
+    """A journal in which every name, argument and traceback would write to the terminal."""
+    for dsn in new_database(embedded_server):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+            log = Log(connection)
+            told = {"name": EVIL, "worker": EVIL, "queue": EVIL, "root_id": EVIL, "run": "r"}
+            log.tell(
+                TaskSent,
+                EVIL,
+                occurred_at=ago(8000),
+                name=EVIL,
+                queue=EVIL,
+                args=json.dumps([EVIL]).encode(),
+                kwargs=json.dumps({EVIL: EVIL}).encode(),
+                message={"headers": {EVIL: EVIL}, "exchange": EVIL, "sent_by": EVIL},
+                embedded=json.dumps({"chain": [{"task": EVIL, "options": {"task_id": f"{EVIL} next"}}]}).encode(),
+                embedded_content_type="application/json",
+                meta=json.dumps({EVIL: EVIL}).encode(),
+            )
+            log.tell(TaskStarted, EVIL, occurred_at=ago(7900), **told)
+            log.tell(OperatorActed, EVIL, author=EVIL, action=EVIL, reason=EVIL)
+            log.tell(TaskLost, EVIL, reason=EVIL)
+            failed = json.dumps({"exc_type": EVIL, "exc_message": [EVIL]}).encode()
+            ended = {"result": failed, "content_type": "application/json", "traceback": f"{EVIL}\n{EVIL}"}
+            log.tell(TaskFailed, "failed", occurred_at=ago(10), group_id=EVIL, **ended, **told)
+            log.tell(TaskFailed, "binary", result=b"\x80\x9b\x1b", content_type="application/x-python-serialize", **told)
+            log.tell(GroupSaved, EVIL, members=("failed", EVIL))
+            log.tell(ChordStarted, EVIL, size=2, task_id=f"{EVIL} body")
+            log.tell(WorkerOnline, EVIL, pid=1, meta=json.dumps({"queues": [EVIL], "software": EVIL, "freq": 2}).encode())
+        yield as_url(dsn)
+
+
+TELLING = [
+    pytest.param([*command, *form], id=" ".join([*command[:1], *form, *(command[-1:] if command[0] == "graph" else [])]))
+    for command in (
+        ["list"],
+        ["show", EVIL],
+        ["show", "failed"],
+        ["history", EVIL],
+        ["explain", EVIL],
+        ["tail"],
+        ["top", "--once"],
+        ["stats", "--since", "all"],
+        ["stale"],
+        ["lost", "--grace", "0.001"],
+        ["graph", EVIL],
+        ["graph", EVIL, "--format", "mermaid"],
+        ["graph", EVIL, "--format", "dot"],
+        ["graph", EVIL, "--format", "svg"],
+    )
+    for form in ([], ["--json"], ["--jsonl"])
+]
+
+
+@pytest.mark.parametrize("terminal", PLACES)
+@pytest.mark.parametrize("arguments", TELLING)
+def test_escape_sequences_are_shown_and_not_obeyed(arguments: list[str], terminal: bool, commands: Commands, evil_journal: str) -> None:
+    """Of names, ids, arguments, tracebacks, workers, queues and reasons: nothing but our own colours reaches the terminal."""
+    ended = commands.run(*arguments, dsn=evil_journal, terminal=terminal)
+
+    is_told(ended, 0, 1)
+    assert "owned" in ended.said
+    text = ended.text if terminal else ended.said
+    assert not [char for char in text if not char.isprintable() and char not in "\n\t"], repr(text)
+
+
+@pytest.mark.parametrize(
+    "path", [["list"], ["history", EVIL], ["show", EVIL], ["tail"], ["top", "--once"], ["stats", "--since", "all"], ["graph", EVIL]]
+)
+def test_no_color_is_heeded(path: list[str], commands: Commands, evil_journal: str) -> None:
+    """Of a terminal that wants none: bold is no colour."""
+    coloured = commands.run(*path, dsn=evil_journal, terminal=True)
+    plain = commands.run(*path, dsn=evil_journal, terminal=True, NO_COLOR="1")
+
+    assert STYLED.search(coloured.said)
+    assert not re.search(r"\x1b\[(?:\d+;)*(?:3\d|9\d|4\d)(?:;\d+)*m", plain.said)
+
+
+STYLED = re.compile(r"\x1b\[\d")
+
+
+# What users write is no SQL
+
+
+INJECTIONS = [
+    "'; drop table celery_journal.task_result_row; --",
+    '"; select pg_sleep(9)',
+    "\\",
+    "%s %(x)s {condition}",
+    "$1",
+    "x' or '1'='1",
+    "*'*",
+    "[1,2",
+    '{"a": {"b": ["\\u0000"]}}',
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_no_word_of_a_query_is_sql(name: str, commands: Commands, evil_journal: str) -> None:
+    """M22: what is not a value is refused; test_search tries every word."""
+    for injection in INJECTIONS:
+        is_told(commands.run(name, injection, f"name:{injection}", f"-args.x:{injection}", dsn=evil_journal), 0, 1, 2)
+        is_told(commands.run(name, f"since:{injection}", dsn=evil_journal), 2)
+
+    assert "owned" in commands.run("list", dsn=evil_journal).said
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+@pytest.mark.parametrize("name", ["show", "history", "explain", "graph"])
+def test_no_id_is_sql(name: str, injection: str, commands: Commands, evil_journal: str) -> None:
+    """Of these nothing was ever heard."""
+    is_told(commands.run(name, injection, dsn=evil_journal), 1)
+
+
+# What is added while one looks
+
+
+@pytest.mark.parametrize("path", [["top", "--interval", "0.2"], ["tail", "--follow"]])
+def test_ctrl_c_ends_what_goes_on_by_itself(path: list[str], commands: Commands, evil_journal: str) -> None:
+    """As it should: exit code 0, and no word of it."""
+    ended = commands.run(*path, dsn=evil_journal, terminal=True, interrupt_at="owned")
+
+    is_told(ended, 0)
+    assert "Abort" not in ended.said

@@ -1,0 +1,186 @@
+"""The words by which people find tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from celery_journal.consumers import search
+from celery_journal.consumers.search import BadQuery, parse, split
+from celery_journal.journal import Connection
+from celery_journal.journal.events import TaskFailed, TaskLost, TaskRetried, TaskSent, TaskStarted, TaskSucceeded
+from celery_journal.projections import TaskResult
+
+from .lostscene import Log
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def before(**span: float) -> datetime:
+    return NOW - timedelta(**span)
+
+
+def known(embedded_database: str) -> Iterator[Connection]:
+    with psycopg.connect(embedded_database, autocommit=True) as connection:
+        log = Log(connection)
+        failed = {"traceback": "Traceback (most recent call last):\nTimeoutError: no answer", "attempt": 3}
+        log.tell(
+            TaskFailed,
+            "f1",
+            name="billing.charge",
+            worker="w3@here",
+            queue="mail",
+            root_id="r",
+            parent_id="p",
+            group_id="g",
+            periodic_task_name="nightly",
+            args=b'["first", {"deep": [1, 2]}]',
+            kwargs=b'{"user_id": 42, "who": {"name": "Ann"}}',
+            occurred_at=before(hours=3),
+            **failed,
+        )
+        log.tell(TaskStarted, "s1", name="billing.refund", worker="w4@here", occurred_at=before(minutes=61), kwargs=b'{"user_id": "42"}')
+        log.tell(TaskSucceeded, "s1", worker="w4@here", occurred_at=before(minutes=60), result=b'{"total": 5, "flag": true}')
+        log.tell(TaskRetried, "t1", name="shop.order", worker="w3", attempt=1, occurred_at=before(minutes=10))
+        log.tell(TaskSent, "q1", name="shop.order", queue="slow", occurred_at=before(days=2))
+        log.tell(TaskLost, "q1", reason="nobody consumes slow")
+        yield connection
+
+
+scene = pytest.fixture(scope="module")(known)
+
+
+def found(scene: Connection, *words: str) -> set[str]:
+    return {row["task_id"] for row in TaskResult.objects.using(scene).filter(parse(words, NOW)).values("task_id")}
+
+
+FINDING: list[Any] = [
+    ("", {"f1", "s1", "t1", "q1"}),
+    ("state:FAILURE", {"f1"}),
+    ("state:FAILURE,RETRY", {"f1", "t1"}),
+    ("status:failure", {"f1"}),
+    ("-state:FAILURE", {"s1", "t1", "q1"}),
+    ("name:billing.*", {"f1", "s1"}),
+    ("name:billing.charge", {"f1"}),
+    ("name:billing", set()),
+    ("name:billing.charg?", {"f1"}),
+    ("task:shop.order,billing.charge", {"f1", "t1", "q1"}),
+    ("BILLING", {"f1", "s1"}),
+    ("q", {"q1"}),
+    ("id:q1", {"q1"}),
+    ("id:?1", {"f1", "s1", "t1", "q1"}),
+    ("worker:w3", {"f1", "t1"}),
+    ("worker:here", {"f1", "s1"}),
+    ("worker:w3@here", {"f1"}),
+    ("-worker:w3", {"s1", "q1"}),
+    ("queue:slow", {"q1"}),
+    ("root:r", {"f1"}),
+    ("parent:p", {"f1"}),
+    ("group:g", {"f1"}),
+    ("periodic:night*", {"f1"}),
+    ("error:timeouterror", {"f1"}),
+    ("lost:yes", {"q1"}),
+    ("lost:no", {"f1", "s1", "t1"}),
+    ("retries:3", {"f1"}),
+    ("retries:>=1", {"f1", "t1"}),
+    ("retries:<1", {"s1", "q1"}),
+    ("took:>10s", {"s1"}),
+    ("took:<1min", set()),
+    ("since:2h", {"s1", "t1"}),
+    ("since:1h30min", {"s1", "t1"}),
+    ("since:2026-01-31", {"f1", "s1", "t1"}),
+    ("since:2026-01-31T11:30", {"t1"}),
+    ("since:2026-01-31T12:30+01:00", {"t1"}),
+    ("until:2h", {"f1", "q1"}),
+    ("until:1d since:1w", {"q1"}),
+    ("args.user_id:42", {"f1", "s1"}),
+    ("'kwargs.user_id:\"42\"'", {"s1"}),
+    ("kwargs.who.name:Ann", {"f1"}),
+    ("'kwargs:{\"user_id\":42}'", {"f1"}),
+    ("args.0:first", {"f1"}),
+    ("args.1:first", set()),
+    ("args.1.deep.1:2", {"f1"}),
+    ("args.1.deep.0:2", set()),
+    ("result.total:5", {"s1"}),
+    ("result.flag:true", {"s1"}),
+    ("-result.total:5", {"f1", "t1", "q1"}),
+    ("state:FAILURE name:billing.* -worker:w4 since:1d args.user_id:42", {"f1"}),
+]
+
+
+@pytest.mark.parametrize(("words", "ids"), FINDING)
+def test_words_find_tasks(words: str, ids: set[str], scene: Connection) -> None:
+    """M22, M23, M25, F17, F30: each word by itself, with a hyphen, and together."""
+    assert found(scene, *split(words)) == ids
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("colour:red", "there is no colour:; for text with a colon write 'name:*colour:red*'"),
+        ("nam:x", "perhaps name:"),
+        ("state.x:FAILURE", "there is no state.x:"),
+        ("state:", "'state:' has no value; write state:FAILURE,RETRY"),
+        ("-", "write -worker:w3"),
+        ("", "an empty word means nothing"),
+        ("since:soon", "'soon' is no moment"),
+        ("since:2026-13-01", "'2026-13-01' is no moment"),
+        ("since:9999999d", "is before time is reckoned"),
+        ("until:99999999999w", "is longer than time is reckoned"),
+        ("took:10s", "write took:>10s"),
+        ("took:>10", "'10' is no span of time"),
+        ("retries:-1", "write retries:2"),
+        ("lost:maybe", "write lost:yes or lost:no"),
+        ("\x1b[2J:x", r"there is no \x1b[2J:"),
+    ],
+)
+def test_a_word_that_means_nothing_says_what_does(word: str, sentence: str) -> None:
+    """In one sentence, fit for a terminal."""
+    with pytest.raises(BadQuery) as refused:
+        parse([word], NOW)
+
+    assert sentence in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_a_quotation_mark_that_is_missing_is_told() -> None:
+    """Where words come as one text, as of `replay --filter`."""
+    assert split("name:'a task' state:FAILURE") == ["name:a task", "state:FAILURE"]
+    with pytest.raises(BadQuery, match="a quotation mark is missing"):
+        split("name:'a task")
+
+
+INJECTIONS = [
+    "'; drop table celery_journal.task_result_row; --",
+    "\\",
+    "%s %(x)s %%",
+    "{condition} {0}",
+    "$1",
+    "x' or '1'='1",
+    "\0",
+    "\ud800",
+    "[" * 10_000,
+    '{"\\u0000": "\\ud800"}',
+    "9" * 5000,
+    "1e999",
+    "NaN",
+]
+
+
+@pytest.mark.parametrize("injection", INJECTIONS, ids=lambda text: ascii(text[:20]))
+def test_a_value_is_never_sql(injection: str, scene: Connection) -> None:
+    """M22: of every word, and in every name inside arguments and results, it is compared with or refused."""
+    words = [*(f"{name}:{injection}" for name in search.WORDS), injection]
+    words += [f"{key}.{place}:{value}" for key in ("args", "kwargs", "result") for place, value in ((injection, "1"), ("a.0", injection))]
+    for word in (*words, *(f"-{word}" for word in words)):
+        try:
+            condition = parse([word], NOW)
+        except BadQuery:
+            continue
+        list(TaskResult.objects.using(scene).filter(condition).values("task_id"))
+
+    assert found(scene) == {"f1", "s1", "t1", "q1"}
