@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import BinaryIO, get_args
 from uuid import uuid4
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 from kombu.serialization import registry
@@ -80,6 +81,13 @@ def export(ctx: click.Context, condition: Q, form: str, view: View | None, path:
         ctx.exit(1)
 
 
+def _zone(_ctx: click.Context, _parameter: click.Parameter, name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError) as exc:  # OSError: a directory of zones
+        raise click.BadParameter(f"there is no time zone {shown(name)}; write one as Europe/Berlin") from exc
+
+
 @click.command("import")
 @click.argument("source", metavar="FILE|URL")
 @click.option(
@@ -91,6 +99,7 @@ def export(ctx: click.Context, condition: Q, form: str, view: View | None, path:
 @click.option("--accept", multiple=True, type=click.Choice(sorted(registry.name_to_type)), help="Serializers to trust there besides json.")
 @click.option("--serializer", default="json", show_default=True, help="The result_serializer there (sqlalchemy and redis).")
 @click.option("--key-prefix", default="", help="The global_keyprefix there (redis).")
+@click.option("--timezone", "zone", default="UTC", show_default=True, callback=_zone, help="The timezone setting there (tables).")
 @confirming_options
 @output_options
 @click.pass_context
@@ -101,6 +110,7 @@ def import_(
     accept: tuple[str, ...],
     serializer: str,
     key_prefix: str,
+    zone: ZoneInfo,
     yes: bool,
     dry_run: bool,
     output: Output,
@@ -117,8 +127,8 @@ def import_(
     celery-journal import --from django-celery-results postgresql://me@localhost/shop
     """
     target = ctx.obj
-    if backend is None and (accept or key_prefix or serializer != "json"):
-        raise click.UsageError("--accept, --serializer and --key-prefix are for another result backend; say --from as well")
+    if backend is None and (accept or key_prefix or serializer != "json" or zone.key != "UTC"):
+        raise click.UsageError("--accept, --serializer, --key-prefix and --timezone are for another result backend; say --from as well")
     if source == "-" and not (yes or dry_run):
         raise click.UsageError("standard input is the file, so there is nobody to ask; say --yes or --dry-run as well")
     where = "standard input" if source == "-" else maybe_sanitize_url(source) if backend else source
@@ -129,8 +139,17 @@ def import_(
         if backend is None:
             is_whole = _restore(connection, Journal(target.schema), source, output, dry_run=dry_run)
         else:
-            options: dict[str, Any] = {"accept": frozenset({"json", *accept}), "serializer": serializer, "key_prefix": key_prefix}
-            past = foreign.take(connection, Journal(target.schema), backend, source, dry_run=dry_run, **options)
+            past = foreign.take(
+                connection,
+                Journal(target.schema),
+                backend,
+                source,
+                accept=frozenset({"json", *accept}),
+                serializer=serializer,
+                key_prefix=key_prefix,
+                zone=zone,
+                dry_run=dry_run,
+            )
             is_whole = _take_over(past, output, dry_run=dry_run)
     if not is_whole:
         ctx.exit(1)

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import tzinfo
 from typing import Any
 
 from kombu.serialization import registry
 
 from celery_journal.consumers.backend.base import decompress_payload
 
-from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_utc
+from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
 from .tables import rows_of
 
 TASKS, GROUPS = "celery_taskmeta", "celery_tasksetmeta"
 
 
-def read(url: str, decoder: Decoder, serializer: str) -> Iterator[Past]:
+def read(url: str, decoder: Decoder, serializer: str, zone: tzinfo) -> Iterator[Past]:
     """Yield what the tables hold, as the `serializer` of that backend made it, or as pickles where it is older than Celery 5.7."""
     for table, row in rows_of(url, TASKS, GROUPS):
         try:
-            yield _task(row, decoder, serializer) if table == TASKS else _group(row, decoder, serializer)
+            yield _task(row, decoder, serializer, zone) if table == TASKS else _group(row, decoder, serializer, zone)
         except ForeignError as exc:
             yield Untaken(row["task_id" if table == TASKS else "taskset_id"], str(exc))
 
 
-def _task(row: dict[str, Any], decoder: Decoder, serializer: str) -> PastTask:
+def _task(row: dict[str, Any], decoder: Decoder, serializer: str, zone: tzinfo) -> PastTask:
     result, content_type, content_encoding = (
         encoded(_value(row["result"], decoder, serializer)) if row["result"] is not None else (None,) * 3
     )
-    children = row.get("children")
-    args, kwargs = (_value(row.get(name), decoder, serializer) for name in ("args", "kwargs"))
+    args, kwargs, children, stamps = (_value(row.get(name), decoder, serializer) for name in ("args", "kwargs", "children", "stamps"))
     return PastTask(
         task_id=row["task_id"],
         status=row["status"],
-        date_done=in_utc(row["date_done"]),
+        date_done=in_zone(row["date_done"], zone),
         name=row.get("name"),  # columns of result_extended
         worker=row.get("worker"),
         queue=row.get("queue"),
@@ -44,15 +44,15 @@ def _task(row: dict[str, Any], decoder: Decoder, serializer: str) -> PastTask:
         content_type=content_type,
         content_encoding=content_encoding,
         traceback=row["traceback"],
-        meta=as_meta(_value(children, decoder, serializer)) if children is not None else None,
+        meta=as_meta(children, stamps.get("stamps") if isinstance(stamps, dict) else None),
     )
 
 
-def _group(row: dict[str, Any], decoder: Decoder, serializer: str) -> Past:
+def _group(row: dict[str, Any], decoder: Decoder, serializer: str, zone: tzinfo) -> Past:
     value = _value(row["result"], decoder, serializer)
     if value is None:
         raise ForeignError("it has no members")
-    return group_of(row["taskset_id"], value.as_tuple() if hasattr(value, "as_tuple") else value, in_utc(row["date_done"]))
+    return group_of(row["taskset_id"], value.as_tuple() if hasattr(value, "as_tuple") else value, in_zone(row["date_done"], zone))
 
 
 def _value(payload: Any, decoder: Decoder, serializer: str) -> Any:

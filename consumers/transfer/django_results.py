@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from datetime import tzinfo
 from typing import Any
 
 from celery_journal.consumers.request import as_bytes
 
-from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_utc
+from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_zone
 from .tables import rows_of
 
 TASKS, GROUPS = "django_celery_results_taskresult", "django_celery_results_groupresult"
 
 
-def read(url: str, decoder: Decoder) -> Iterator[Past]:
+def read(url: str, decoder: Decoder, zone: tzinfo) -> Iterator[Past]:
     """Yield what the tables hold. Arguments are what they are there: most often the JSON texts of their reprs."""
     for table, row in rows_of(url, TASKS, GROUPS):
         try:
-            yield _task(row, decoder) if table == TASKS else _group(row, decoder)
+            yield _task(row, decoder, zone) if table == TASKS else _group(row, decoder, zone)
         except ForeignError as exc:
             yield Untaken(row["task_id" if table == TASKS else "group_id"], str(exc))
 
 
-def _task(row: dict[str, Any], decoder: Decoder) -> PastTask:
+def _task(row: dict[str, Any], decoder: Decoder, zone: tzinfo) -> PastTask:
     is_binary = row["content_encoding"] == "binary"
     return PastTask(
         task_id=row["task_id"],
         status=row["status"],
-        date_done=in_utc(row["date_done"]),
-        date_started=in_utc(row.get("date_started")),  # columns that older versions have not
-        date_created=in_utc(row.get("date_created")),
+        date_done=in_zone(row["date_done"], zone),
+        date_started=in_zone(row.get("date_started"), zone),  # columns that older versions have not
+        date_created=in_zone(row.get("date_created"), zone),
         name=row["task_name"] or None,
         periodic_task_name=row.get("periodic_task_name") or None,
         worker=row.get("worker") or None,
@@ -47,10 +48,10 @@ def _task(row: dict[str, Any], decoder: Decoder) -> PastTask:
     )
 
 
-def _group(row: dict[str, Any], decoder: Decoder) -> Past:
+def _group(row: dict[str, Any], decoder: Decoder, zone: tzinfo) -> Past:
     if row["result"] is None:
         raise ForeignError("it has no members")
-    return group_of(row["group_id"], decoder.loads(_stored(row, "result"), *_encoding(row)), in_utc(row["date_created"]))
+    return group_of(row["group_id"], decoder.loads(_stored(row, "result"), *_encoding(row)), in_zone(row["date_created"], zone))
 
 
 def _encoding(row: dict[str, Any]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from itertools import islice
 from typing import Literal
 
@@ -42,27 +43,29 @@ def take(
     accept: frozenset[str] = frozenset({"json"}),
     serializer: str = "json",
     key_prefix: str = "",
+    zone: tzinfo = UTC,
     dry_run: bool = False,
 ) -> Iterator[Taken]:
     """Record what the other result backend knows, in batches; yield after each how far it is. Once more takes only what is new.
 
-    `accept` is what the payloads may be, as Celery's accept_content; `serializer` that backend's result_serializer. Raises ForeignError.
+    `accept` is what the payloads may be, as Celery's accept_content; `serializer` that backend's result_serializer; `zone`
+    is that of the moments which it stored without one. Raises ForeignError.
     """
-    past = _read(source, url, Decoder(accept), serializer, key_prefix)
+    past = _read(source, url, Decoder(accept), serializer, key_prefix, zone)
     taken = Taken()
     while batch := list(islice(past, BATCH)):
         _take(connection, journal, source, batch, taken, dry_run=dry_run)
         yield taken
 
 
-def _read(source: Source, url: str, decoder: Decoder, serializer: str, key_prefix: str) -> Iterator[Past]:
+def _read(source: Source, url: str, decoder: Decoder, serializer: str, key_prefix: str, zone: tzinfo) -> Iterator[Past]:
     if serializer not in registry.name_to_type:
         raise ForeignError(f"there is no serializer {serializer!r}; there are {', '.join(sorted(registry.name_to_type))}")
     match source:
         case "django-celery-results":
-            return django_results.read(url, decoder)
+            return django_results.read(url, decoder, zone)
         case "sqlalchemy":
-            return celery_tables.read(url, decoder, serializer)
+            return celery_tables.read(url, decoder, serializer, zone)
         case "redis":
             return redis_results.read(url, decoder, serializer, key_prefix)
 

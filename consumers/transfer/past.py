@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from celery import states
@@ -169,9 +169,9 @@ def _members(node: Any) -> Iterator[str]:
             yield from _members(child)
 
 
-def in_utc(moment: datetime | None) -> datetime | None:
-    """Return the moment with its time zone: one without is in UTC, as Celery stores it."""
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+def in_zone(moment: datetime | None, zone: tzinfo = UTC) -> datetime | None:
+    """Return the moment with its time zone: one that was stored without is in that of the backend which stored it."""
+    return moment.replace(tzinfo=zone) if moment is not None and moment.tzinfo is None else moment
 
 
 def as_meta(children: Any, stamps: Mapping[str, Any] | None = None) -> bytes | None:

@@ -12,7 +12,7 @@ from kombu.serialization import registry
 
 from celery_journal.consumers.backend.base import decompress_payload
 
-from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_utc
+from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
 
 TASKS, GROUPS = "celery-task-meta-", "celery-taskset-meta-"
 
@@ -84,7 +84,7 @@ def _task(task_id: str, meta: dict[str, Any]) -> PastTask:
 
 def _moment(written: Any) -> datetime | None:
     moment: datetime | None = maybe_iso8601(written)
-    return in_utc(moment)
+    return in_zone(moment)
 
 
 def _literal(text: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -155,6 +157,9 @@ def test_redis_is_taken_over(connection: Connection, app: Celery) -> None:
 
     first, second = (taken(connection, "redis", "redis://127.0.0.1:6379/0", key_prefix=prefix) for _ in range(2))
 
+    old.backend.result_consumer.stop()
+    old.backend.result_consumer.subscribed_to.clear()  # or a result that goes later connects once more
+    old.backend.client.connection_pool.disconnect()
     old.close()
     assert (first.tasks, first.groups, first.known) == (2, 1, 0)
     assert sorted((one.id, one.why.partition(":")[0]) for one in first.untaken) == [
@@ -164,6 +169,20 @@ def test_redis_is_taken_over(connection: Connection, app: Celery) -> None:
     assert (second.tasks, second.groups, second.known) == (0, 0, 3)
     check(app)
     assert GroupResult.get(connection, "group").members == ("fine", "failed")
+
+
+def test_moments_without_a_zone_are_in_that_of_the_old_app(connection: Connection, tmp_path: Path) -> None:
+    """SQLite and MySQL keep the hours of the setting `timezone`, and nothing that says so; stamps come along."""
+    url = f"db+sqlite:///{tmp_path / 'results.db'}"
+    request = Context(id="t", task="add", stamped_headers=["order"], stamps={"order": ["7"]})
+    old_app(url, timezone="Asia/Tokyo").backend.mark_as_done("t", 1, request=request)
+
+    taken(connection, "sqlalchemy", url, zone=ZoneInfo("Asia/Tokyo"))
+
+    row = TaskResult.get(connection, "t")
+    assert row.date_done is not None
+    assert abs(datetime.now(UTC) - row.date_done) < timedelta(minutes=1)
+    assert json.loads(row.meta or "") == {"children": [], "stamps": {"order": ["7"]}, "stamped_headers": ["order"]}
 
 
 def test_what_the_journal_knows_itself_stays(connection: Connection, tmp_path: Path, embedded_database: str) -> None:

@@ -201,6 +201,7 @@ def test_more_than_a_page_of_keys_is_a_whole_sheet(connection: Connection) -> No
         pytest.param(["export", "id:t", "--format", "csv", "--view", "worker"], "--view worker shows all workers", id="words and workers"),
         pytest.param(["import", "-"], "say --yes or --dry-run as well", id="nobody to ask"),
         pytest.param(["import", "x", "--accept", "pickle"], "say --from as well", id="options of another backend"),
+        pytest.param(["import", "x", "--timezone", "Mars/Base"], "there is no time zone Mars/Base", id="no zone"),
         pytest.param(["import", "x", "--json"], "say --yes or --dry-run as well", id="json asks nobody"),
     ],
 )
