@@ -92,6 +92,25 @@ def test_the_log_is_read_by_its_order(after: str, full: Connection) -> None:
     assert after == "end" or not [node for node in nodes(explained[0]["Plan"]) if "Sort" in node["Node Type"]]
 
 
+def test_an_export_reads_the_log_by_its_order(full: Connection) -> None:
+    """Page by page: the places, and then the rows that stand there, none of them by reading all of the log."""
+    query = b"select transaction::text::bigint, position from celery_journal.event order by position desc limit 500"
+    transactions, positions = zip(*full.execute(query).fetchall(), strict=True)
+    page = {"transaction": transactions[-1], "position": positions[-1], "horizon": transactions[0] + 1, "limit": 500}
+    places = {"transactions": list(transactions), "positions": list(positions)}
+    asked = {"horizon": transactions[0] + 1, "asked": transactions[0] + 2}
+
+    for name, parameters in {"places": page, "rows": places, "left out": asked}.items():
+        assert {index for _, index in ways(full, sql.query("transfer.sql", name), parameters)} == {"event_order"}, name
+
+
+def test_an_export_reads_chosen_streams_by_their_index(full: Connection) -> None:
+    """What is exported of a few tasks costs no look at the others."""
+    parameters = {"streams": [f"task-{n}" for n in range(5)], "horizon": 2**62}
+
+    assert {index for _, index in ways(full, sql.query("transfer.sql", "rows of streams"), parameters)} == {"event_stream"}
+
+
 def test_what_is_recorded_under_an_id_is_found_by_the_primary_key(full: Connection) -> None:
     """Looking whether a fact is the same costs as much as the fact, in one partition."""
     (event_id,) = full.execute("select event_id from celery_journal.event where stream = 'task-7' limit 1").fetchone() or (None,)
