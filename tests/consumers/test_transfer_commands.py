@@ -213,6 +213,19 @@ def test_wrong_usage_is_one_sentence(connection: Connection, run: Any, arguments
     assert sentence in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [["export"], ["export", "--format", "csv"], ["import", "-", "--yes"]])
+def test_without_a_journal_one_sentence_says_so(embedded_server: str, tmp_path: Path, arguments: list[str]) -> None:
+    """Exit code 2 where no database is named, 3 where none answers, 6 where it has no journal; and no file is made."""
+    output = ["-o", str(tmp_path / "out")] if arguments[0] == "export" else []
+    targets = [], ["--dsn", "postgresql://u@127.0.0.1:1/d"], ["--dsn", as_url(embedded_server)]
+
+    ended = [CliRunner().invoke(main, [*target, *arguments, *output], env={"CELERY_JOURNAL_DSN": None}) for target in targets]
+
+    assert [result.exit_code for result in ended] == [2, 3, 6]
+    assert all("Error: " in result.stderr and result.stdout == "" for result in ended)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_import_asks_first(filled: Connection, run: Any, tmp_path: Path) -> None:
     """Unless --yes; --dry-run only counts; --json says it to a program."""
     file = tmp_path / "journal.jsonl"
