@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -27,7 +27,9 @@ class Q:
     __slots__ = ("children", "connector", "negated")
 
     def __init__(self, *conditions: Q, **lookups: object) -> None:
-        self.children: tuple[Q | tuple[str, object], ...] = (*conditions, *lookups.items())
+        # What can be gone through once only is kept: a set may be asked many times.
+        kept = ((name, list(value) if isinstance(value, Iterator) else value) for name, value in lookups.items())
+        self.children: tuple[Q | tuple[str, object], ...] = (*conditions, *kept)
         self.connector: Literal["and", "or"] = "and"
         self.negated = False
 
