@@ -138,6 +138,8 @@ class Chords(JournalBase):
         state: str = states.FAILURE,
     ) -> None:
         """Record that the task has failed, and with it what comes after it in its chain."""
+        for task in _later(request):  # Celery fails it with this one, and does not say which canvas it is in
+            task["options"] = {"root_id": getattr(request, "root_id", None) or task_id, **(task.get("options") or {})}
         # Celery returns the parts of tasks, but not those of the groups and chords of the chain, nor does it fail their tasks.
         complex_ones = [task for task in _later(request) if task.get("subtask_type")]
         self._return_parts_of(complex_ones, state, exc)

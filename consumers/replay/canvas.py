@@ -59,6 +59,11 @@ def chain_of(embedded: Mapping[str, Any]) -> list[str]:
     return [str(task_id) for task_id in ids if task_id]
 
 
+def tasks_in(value: Any) -> set[str]:
+    """Return the ids of all tasks that the signatures in it stand for, those of groups left out."""
+    return {task_id for one in _all(value, _SIGNATURES[:-1]) if not _is_canvas(one) for task_id in _ids(one, "task_id")}
+
+
 def ids_in(value: Any) -> set[str]:
     """Return the ids of all tasks and groups that the signatures in it stand for; not of a chord that waits for them."""
     found: set[str] = set()

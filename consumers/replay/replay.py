@@ -18,6 +18,7 @@ from kombu.utils.limits import TokenBucket
 from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal, is_pooled
 from celery_journal.journal.codec import escape
+from celery_journal.journal.events import ChordStarted
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplaySending
 
 from .broker import Sender, sender_for
@@ -201,6 +202,9 @@ class Replay:
         for last_try in (False, True):
             sending = self.emitter.emit(ReplaySending, summary.replay_id, source="operator", members=members)
             self.journal.append(self.connection, *facts, sending)
+            for fact in facts:
+                if isinstance(fact, ChordStarted):
+                    self._count_parts(fact.stream)
             facts = []
             try:
                 sender.send([step.outgoing for step in batch if step.outgoing])
@@ -220,6 +224,11 @@ class Replay:
         self._tell_sent(steps, members)
         sender.confirm()
         summary.sent |= {old: steps.new_id(old) for old in members}
+
+    def _count_parts(self, group_id: str) -> None:
+        """Have the parts counted that a new chord begins with; or else only the sweep of a worker would see that it is complete."""
+        query, claimant = sql.query("chord.sql", "claim", self.journal.schema), self.emitter.name
+        self.connection.execute(query, {"chord": escape(group_id), "parts": 0, "claimant": claimant, "lease": 0})
 
     def _tell_sent(self, steps: Steps, members: Collection[str]) -> None:
         """Record that these were sent, and with them what comes after them in their chains."""

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import Event, TaskReplayed
 
-from .canvas import chain_of, chord_of, embedded_of, ids_in
+from .canvas import chain_of, chord_of, embedded_of, ids_in, tasks_in
 from .chord import Chord
 from .edits import Edit
 from .errors import CannotReplay, NothingToReplay, ReplayError
@@ -137,7 +137,7 @@ class Steps:
 
     def _header_of(self, chord: Chord) -> list[Step]:
         """Return the tasks of the header that have not succeeded, the first with the facts that begin a new chord."""
-        group_id, body_id = chord.counter.group_id, chord.counter.body_task_id
+        group_id = chord.counter.group_id
         if self._wishes.same_id:
             raise CannotReplay(f"it is in the chord {group_id}, which can only be sent again under a new id, without --same-id")
         renewed = Chord.of(self._connection, self._journal, self.new_id(group_id))
@@ -149,13 +149,12 @@ class Steps:
             returned, members = set(), chord.members
         self.pasts.load(members)
         leading = [self._sent_for(member) for member in members]
-        body_ids = ids_in([chord.body(self._app.conf.accept_content)])
-        renewal = {old: self.new_id(old) for old in {group_id, *body_ids, *(one for past in leading for one in self._ids(past))}}
+        body = chord.body(self._app.conf.accept_content)
+        renewal = {old: self.new_id(old) for old in {group_id, *ids_in([body]), *(one for past in leading for one in self._ids(past))}}
         steps = [self._step(self._failed_of_chain(past), renewal) for past in leading]
         if renewed is None:
             facts = chord.begun_anew(renewal, returned, self._emitter, self._app.conf.accept_content)
-            if body_id is not None:
-                facts.append(self.told(body_id, self.new_id(body_id)))
+            facts += [self.told(old, renewal[old]) for old in sorted(tasks_in([body]))]
             steps[0] = replace(steps[0], facts=tuple(facts))
         return steps
 
@@ -171,7 +170,7 @@ class Steps:
         """Return the task where the chain stopped that the one which was never sent is in; None if there is none."""
         if past.root_id is None or past.root_id == past.task_id:
             return None
-        leading = [one for one in self.pasts.of_root(past.root_id) if past.task_id in chain_of(self._embedded(one))]
+        leading = [one for one in self.pasts.of_root(past.root_id) if past.task_id in tasks_in(self._embedded(one).get("chain"))]
         stopped = [one for one in leading if not one.done] or leading
         return max(stopped, key=lambda one: one.sent.occurred_at.timestamp() if one.sent else 0, default=None)
 
@@ -211,7 +210,8 @@ class Steps:
 
     def later(self, task_id: str) -> dict[str, str]:
         """Return what goes along with the task, because it comes after it in its chain: its new ids by its old ones."""
-        return {} if self._wishes.same_id else {old: self.new_id(old) for old in chain_of(self._embedded(self.pasts[task_id]))}
+        later = tasks_in(self._embedded(self.pasts[task_id]).get("chain"))
+        return {} if self._wishes.same_id else {old: self.new_id(old) for old in sorted(later)}
 
     def is_sent(self, task_id: str) -> bool:
         """Return whether it is recorded that this replay has sent the task."""

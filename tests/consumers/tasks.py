@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -149,3 +150,9 @@ def oops(task_id: str = "") -> str:
 def noise(size: int) -> str:
     """Return that much of what does not compress."""
     return os.urandom(size).hex()[:size]
+
+
+@app.task(name="scene.read")
+def read(path: str) -> int:
+    """Return the number in the file, once it is there."""
+    return int(Path(path).read_text())

@@ -1,0 +1,469 @@
+"""Sending recorded tasks again: what is in the message, what is refused, and what the log has of it (F01, F08, F15, R01)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_journal.consumers import install
+from celery_journal.consumers.models import TaskResult
+from celery_journal.consumers.replay import CannotReplay, NothingToReplay, Order, Record, ReplayRefused, Wishes, begin, lineage
+from celery_journal.consumers.replay.edits import Edit
+from celery_journal.consumers.replay.replay import Pace
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.events import (
+    TaskErased,
+    TaskFailed,
+    TaskForgotten,
+    TaskIgnored,
+    TaskLost,
+    TaskReplayed,
+    TaskRevoked,
+    TaskSent,
+    TaskStarted,
+    TaskSucceeded,
+)
+from celery_journal.projections import task_result
+
+from .conftest import NewApp
+from .lostscene import Log
+from .replayscene import begun, failed, resumed
+from .scene import Mailbox, Message, current, recorded, row
+
+SOON = timedelta(seconds=60)
+
+
+@pytest.fixture
+def database(embedded_database: str) -> str:
+    return embedded_database
+
+
+@pytest.fixture
+def log(connection: Connection) -> Log:
+    return Log(connection)
+
+
+@pytest.fixture
+def app(make_app: NewApp, mailbox: Mailbox) -> Celery:
+    """An app that sends to a folder."""
+    return install(make_app(**mailbox.conf))
+
+
+Fail = Callable[..., str]
+
+
+@pytest.fixture
+def fail(app: Celery, log: Log, mailbox: Mailbox) -> Fail:
+    """Sends a task, which fails; only what is sent afterwards is in the mailbox."""
+
+    def fail(name: str = "scene.add", args: Any = (1, 2), kwargs: Any = None, kind: Any = TaskFailed, **options: Any) -> str:
+        task_id = str(app.send_task(name, args, kwargs, **options).id)
+        app.backend.buffer.flush()
+        if kind is not None:
+            log.tell(kind, task_id, worker="w1")
+        for path in (mailbox.folder / "queue").iterdir():
+            path.unlink()
+        return task_id
+
+    return fail
+
+
+def only(mailbox: Mailbox) -> Message:
+    """Return the one message in the mailbox."""
+    (message,) = mailbox.sent()
+    return message
+
+
+def published(app: Celery, mailbox: Mailbox, *task: Any, **options: Any) -> Message:
+    """Return the message that Celery makes of the task."""
+    app.send_task(*task, **options)
+    message = only(mailbox)
+    for path in (mailbox.folder / "queue").iterdir():
+        path.unlink()
+    return message
+
+
+def test_it_is_sent_as_it_was_published(app: Celery, log: Log, mailbox: Mailbox) -> None:
+    """F01: name, arguments, headers, stamps, routing, priority, time limits, callbacks and the periodic name; only the ids are new."""
+    callback = app.signature("scene.collect", args=["got"], task_id="callback")
+    options: dict[str, Any] = {
+        "headers": {"tenant": "acme", "periodic_task_name": "nightly", "stamped_headers": ["batch"], "stamps": {"batch": ["7"]}},
+        "priority": 7,
+        "time_limit": 30,
+        "soft_time_limit": 20,
+        "queue": "bills",
+        "shadow": "billing",
+        "link": [callback],
+        "link_error": [app.signature("scene.oops")],
+        "ignore_result": True,
+    }
+    first = published(app, mailbox, "scene.add", (1, "é"), {"z": [None, 1.5]}, **options)
+    app.backend.buffer.flush()
+    log.tell(TaskFailed, first.id)
+
+    summary = begun(log.connection, app, [first.id]).run()
+
+    again = only(mailbox)
+    assert summary.sent == {first.id: again.id}
+    assert again.id != first.id
+    changing = ("id", "root_id", "origin", "journal_replay", "journal_replay_of")
+    assert {name: again.headers[name] for name in again.headers if name not in changing} == {
+        name: first.headers[name] for name in first.headers if name not in changing
+    }
+    assert (again.task, again.args) == (first.task, first.args)
+    assert (again.headers["root_id"], again.headers["journal_replay_of"], again.headers["journal_replay"]) == (again.id, first.id, "r1")
+    assert again.properties["priority"] == 7
+    assert again.properties["correlation_id"] == again.id
+    assert again.properties["delivery_info"] == first.properties["delivery_info"]
+    (linked,) = again.embedded["callbacks"]
+    assert linked["options"]["task_id"] != "callback"
+    assert linked["options"]["headers"] == {"journal_replay_of": "callback"}
+    assert (linked["task"], linked["args"]) == ("scene.collect", ["got"])
+    assert again.embedded["errbacks"] == first.embedded["errbacks"]
+
+
+def test_who_when_and_why_are_facts_in_the_log(app: Celery, dsn: str, log: Log, fail: Fail) -> None:
+    """F15: of the replay, and of each task, with lineage both ways."""
+    task_id = fail()
+
+    begun(log.connection, app, [task_id], also_unfinished=True).run()
+    app.backend.buffer.flush()
+
+    started, planned, sending, finished = (place.event for place in recorded(dsn, "r1"))
+    assert [event.kind for event in (started, planned, sending, finished)] == [
+        "replay-started",
+        "replay-planned",
+        "replay-sending",
+        "replay-finished",
+    ]
+    facts = started.model_dump()
+    assert (facts["author"], facts["reason"], facts["size"]) == ("alice@desk", "the bank was down", 1)
+    assert facts["options"] == {"also_unfinished": True}
+    assert finished.model_dump()["counts"] == {"sent": 1, "skipped": 0, "refused": 0, "doubtful": 0, "along": 0}
+    (told,) = (place.event for place in recorded(dsn, task_id) if isinstance(place.event, TaskReplayed))
+    assert (told.replay, told.author, told.reason) == ("r1", "alice@desk", "the bank was down")
+    assert told.task_id is not None
+    assert lineage(log.connection, task_id).replayed_as == (told.task_id,)
+    assert lineage(log.connection, told.task_id).replay_of == task_id
+    result = app.AsyncResult(told.task_id)
+    assert (result.replay_of, result.replayed_as) == (task_id, ())
+    assert row(dsn, task_id).status == "FAILURE"
+
+
+def test_the_same_id_if_that_is_asked_for(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """And not twice in one replay, though nothing tells one message from the other."""
+    task_id = fail()
+
+    begun(log.connection, app, [task_id], same_id=True).run()
+    again = resumed(log.connection, app).run()
+
+    message = only(mailbox)
+    assert (message.id, message.headers["root_id"]) == (task_id, task_id)
+    assert "journal_replay_of" not in message.headers
+    assert again.sent == {task_id: task_id}
+
+
+def test_edited_arguments(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """`--set kwargs.amount=3`: a value in JSON, or else text; also deep inside; what Celery shows of the arguments goes along."""
+    task_id = fail("scene.add", [1, {"deep": [1, 2]}], {"amount": 1})
+
+    begun(log.connection, app, [task_id], set=("kwargs.amount=3", "args.0=five", "args.1.deep.1=null", "kwargs.new=[1]")).run()
+
+    message = only(mailbox)
+    assert message.args == ["five", {"deep": [1, None]}]
+    assert message.headers["kwargsrepr"] == "{'amount': 3, 'new': [1]}"
+    assert message.headers["argsrepr"] == "('five', {'deep': [1, None]})"
+
+
+@pytest.mark.parametrize("text", ["amount=3", "kwargs.amount", "args=1", "args.x=1", "kwargs..a=1", "=", "kwargs.=1", "headers.x=1"])
+def test_what_sets_nothing_is_refused(text: str) -> None:
+    """In a sentence that says how it is written."""
+    with pytest.raises(ReplayRefused, match=r"sets nothing; write kwargs\.amount=3"):
+        Edit.of(text)
+
+
+def test_a_place_that_is_not_there_is_refused(app: Celery, log: Log, fail: Fail) -> None:
+    """An argument too far."""
+    task_id = fail()
+
+    assert begun(log.connection, app, [task_id], set=("args.2=1",)).run().refused == [(task_id, "'args.2=1' has no place in its arguments")]
+
+
+def test_moments_that_have_passed(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """An eta that has passed means now; an `expires` moves as much as the message; what is still to come stays."""
+    now = datetime.now(UTC)
+    past = fail(eta=now - SOON, expires=now - timedelta(seconds=1))
+    coming = fail(eta=now + SOON, expires=now + 2 * SOON)
+
+    begun(log.connection, app, [past, coming]).run()
+
+    moved, kept = sorted(mailbox.sent(), key=lambda message: message.headers["journal_replay_of"] != past)
+    sent_at = next(place.event.occurred_at for place in recorded_of(log, past))
+    expires = datetime.fromisoformat(moved.headers["expires"])
+    assert moved.headers["eta"] is None
+    assert timedelta(0) <= expires - (datetime.now(UTC) + (now - timedelta(seconds=1) - sent_at)) + timedelta(seconds=5)
+    assert abs(expires - datetime.now(UTC)) < timedelta(seconds=5)
+    assert kept.headers["eta"] == (now + SOON).isoformat()
+    assert kept.headers["expires"] == (now + 2 * SOON).isoformat()
+
+
+def recorded_of(log: Log, task_id: str) -> list[Any]:
+    """Return the facts of a task."""
+    return log.journal.read_stream(log.connection, task_id)
+
+
+def test_what_has_succeeded_is_left_out_unless_asked_for(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """Whether it has done so itself, its result ignored or not, or since, in an earlier replay."""
+    good, ignored, since = fail(kind=TaskSucceeded), fail(kind=TaskIgnored), fail()
+    (copy,) = begun(log.connection, app, [since], "earlier").run().sent.values()
+    log.tell(TaskSucceeded, copy)
+
+    summary = begun(log.connection, app, [good, ignored, since]).run()
+    all_of_them = begun(log.connection, app, [good, ignored, since], "all", also_succeeded=True).run()
+
+    assert summary.skipped == [(good, "it has succeeded"), (ignored, "it has succeeded"), (since, f"it has succeeded as {copy}")]
+    assert not summary.sent
+    assert all_of_them.sent.keys() == {good, ignored, since}
+
+
+def test_what_has_not_ended_is_refused_unless_asked_for(app: Celery, log: Log, fail: Fail) -> None:
+    """It would run twice; one that is lost will not, and one that was revoked neither."""
+    waits, runs, lost, revoked = fail(kind=None), fail(kind=TaskStarted), fail(kind=None), fail(kind=TaskRevoked)
+    log.tell(TaskLost, lost, reason="worker gone")
+
+    summary = begun(log.connection, app, [waits, runs, lost, revoked]).run()
+    again = begun(log.connection, app, [lost], "again").run()
+    after_all = begun(log.connection, app, [waits, runs], "after all", also_unfinished=True).run()
+
+    assert summary.refused == [(waits, "it has not ended: it is PENDING"), (runs, "it has not ended: it is STARTED")]
+    assert summary.sent.keys() == {lost, revoked}
+    assert [why for _, why in again.refused] == [f"it has not ended as {summary.sent[lost]}: it is PENDING"]
+    assert after_all.sent.keys() == {waits, runs}
+
+
+def test_what_cannot_be_replayed_is_refused_in_one_sentence_and_the_rest_goes_on(
+    app: Celery, make_app: NewApp, mailbox: Mailbox, log: Log, fail: Fail
+) -> None:
+    """Redacted, erased, not captured, not recorded, not decodable, not known: each counted at the end."""
+    hidden = fail(argsrepr="('***',)")
+    erased = fail()
+    log.tell(TaskErased, erased, reason="request 7")
+    options = make_app(**mailbox.conf, result_backend_transport_options={"store_arguments": False})
+    bare = str(options.send_task("scene.add", [1, 2]).id)
+    options.backend.buffer.flush()
+    unsent = "unsent"
+    broadcast = "broadcast"
+    log.tell(TaskSent, broadcast, name="scene.add", source="broadcast")
+    pickled = make_app(**mailbox.conf, task_serializer="pickle")
+    strange = str(pickled.send_task("scene.add", [{1, 2}]).id)
+    pickled.backend.buffer.flush()
+    below = fail("scene.add", [], link=[app.signature("scene.add", args=[1]).set(argsrepr="(...)")])
+    for task_id in (bare, unsent, strange, broadcast):
+        log.tell(TaskFailed, task_id)
+    good = fail()
+    app.conf.accept_content = ["json"]
+
+    summary = begun(log.connection, app, [hidden, erased, bare, unsent, "nobody", strange, below, broadcast, good]).run()
+
+    assert dict(summary.refused) == {
+        hidden: "its arguments were hidden by the caller (argsrepr, kwargsrepr)",
+        erased: "its payload was erased",
+        bare: "its arguments were not captured (store_arguments is off, or they were too large)",
+        unsent: "it is not recorded how it was sent",
+        broadcast: "it is not recorded how it was sent",
+        "nobody": "the journal knows no such task",
+        strange: "its arguments cannot be decoded here (application/x-python-serialize); perhaps accept_content refuses them",
+        below: "the arguments of what comes after it were hidden by the caller (argsrepr, kwargsrepr)",
+    }
+    assert summary.sent.keys() == {good}
+    assert summary.counts["refused"] == 8
+
+
+def test_a_pickle_is_sent_as_a_pickle(make_app: NewApp, mailbox: Mailbox, log: Log) -> None:
+    """By the serializer that made it, though the app's own is another now."""
+    pickled = make_app(**mailbox.conf, task_serializer="pickle")
+    task_id = str(pickled.send_task("scene.add", [{1, 2}]).id)
+    pickled.backend.buffer.flush()
+    log.tell(TaskFailed, task_id)
+
+    begun(log.connection, make_app(**mailbox.conf), [task_id]).run()
+
+    types = {json.loads(path.read_bytes())["content-type"] for path in (mailbox.folder / "queue").glob("*.msg")}
+    assert types == {"application/x-python-serialize"}
+    assert len(list((mailbox.folder / "queue").glob("*.msg"))) == 2
+
+
+def test_what_left_the_views_can_be_replayed_from_the_log(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """Forgotten results and expired ones are in the log still, and how they ended."""
+    bad, good = fail(), fail(kind=TaskSucceeded)
+    for task_id in (bad, good):
+        log.tell(TaskForgotten, task_id)
+
+    summary = begun(log.connection, app, [bad, good]).run()
+
+    assert summary.sent == {bad: only(mailbox).id}
+    assert summary.skipped == [(good, "it has succeeded")]
+
+
+def test_the_first_attempt_is_what_is_sent_again(app: Celery, log: Log, mailbox: Mailbox) -> None:
+    """A task that was retried begins anew."""
+    emitter = Emitter()
+    first, end = failed(emitter, "t", "work")
+    retry = first.model_copy(update={"event_id": emitter.emit(TaskSent, "t").event_id, "attempt": 3, "args": b"[3, 3]"})
+    log.journal.append(log.connection, first, retry, end)
+
+    begun(log.connection, app, ["t"]).run()
+
+    assert (only(mailbox).args, only(mailbox).headers["retries"]) == ([1, 2], 0)
+
+
+def test_protocol_1_becomes_protocol_2(app: Celery, log: Log, mailbox: Mailbox) -> None:
+    """What it has in its body goes into the headers."""
+    app.conf.task_protocol = 1
+    task_id = str(app.send_task("scene.add", [1, 2], {"z": 3}, time_limit=9, group_id="g").id)
+    app.backend.buffer.flush()
+    log.tell(TaskFailed, task_id)
+    for path in (mailbox.folder / "queue").iterdir():
+        path.unlink()
+
+    begun(log.connection, app, [task_id]).run()
+
+    message = only(mailbox)
+    assert (message.task, message.args) == ("scene.add", [1, 2])
+    assert (message.headers["timelimit"], message.headers["group"], message.headers["lang"]) == ([9.0, None], "g", "py")
+
+
+def test_a_named_exchange_keeps_its_routing_key(make_app: NewApp, mailbox: Mailbox, log: Log) -> None:
+    """Where the app has a queue of that exchange; where it has none it is refused."""
+    from kombu import Exchange, Queue
+
+    bills = Queue("bills", Exchange("money", "direct"), "money.bills")
+    app = make_app(**mailbox.conf, task_queues=[bills])
+    task_id = str(app.send_task("scene.add", [1, 2], exchange="money", routing_key="money.bills", declare=[bills]).id)
+    app.backend.buffer.flush()
+    log.tell(TaskFailed, task_id)
+
+    elsewhere = begun(log.connection, make_app(**mailbox.conf), [task_id], "elsewhere").run()
+    begun(log.connection, app, [task_id]).run()
+
+    assert {str(message.properties["delivery_info"]) for message in mailbox.sent()} == {
+        "{'exchange': 'money', 'routing_key': 'money.bills'}"
+    }
+    assert len(mailbox.sent()) == 2
+    assert [why for _, why in elsewhere.refused] == ["this app has no queue of the exchange money"]
+
+
+def test_async_result_replay(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """R01, F08: the result of the new task; what is refused is raised."""
+    bad, good = fail(), fail(kind=TaskSucceeded)
+
+    new = app.AsyncResult(bad).replay(reason="again", set={"args.0": 5})
+
+    assert (only(mailbox).id, only(mailbox).args) == (new.id, [5, 2])
+    with pytest.raises(NothingToReplay, match=f"{good} need not be sent again: it has succeeded"):
+        app.AsyncResult(good).replay()
+    with pytest.raises(CannotReplay, match="nobody cannot be sent again: the journal knows no such task"):
+        app.AsyncResult("nobody").replay()
+
+
+def test_task_result_replay(app: Celery, mailbox: Mailbox, fail: Fail) -> None:
+    """F08: from a row, by the current app."""
+    task_id = fail()
+
+    with current(app):
+        new = TaskResult.objects.get(task_id=task_id).replay()
+
+    assert only(mailbox).id == new.id
+    assert new.app.main == "scene"
+
+
+def test_the_snippet_of_fulldbresult(app: Celery, mailbox: Mailbox, fail: Fail) -> None:
+    """F08: `json.loads(args)` and `send_task`, as its documentation has it, works as well."""
+    task_id = fail("scene.add", (1, 2), {"z": 3})
+
+    with current(app):
+        result = TaskResult.objects.get(task_id=task_id)
+        args = json.loads(result.task_args or "")
+        kwargs = json.loads(result.task_kwargs or "")
+        app.send_task(result.task, args=args, kwargs=kwargs)
+
+    assert only(mailbox).args == [1, 2]
+
+
+def test_without_celery_a_row_cannot_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence that says what to import."""
+    monkeypatch.setattr(task_result, "replay_task", None)
+
+    with pytest.raises(RuntimeError, match=r"import TaskResult from celery_journal\.consumers\.models"):
+        TaskResult(task_id="t", status="FAILURE").replay()
+
+
+def test_a_name_is_taken_once(app: Celery, log: Log, fail: Fail) -> None:
+    """By a replay, or by anything else in the log; and one that was never begun cannot be resumed."""
+    task_id = fail()
+    begun(log.connection, app, [task_id]).run()
+
+    for name in ("r1", task_id):
+        with pytest.raises(ReplayRefused, match=f"named {name} already"):
+            begin(log.connection, Journal(), Emitter(), Order(name, Wishes()), [])
+    with pytest.raises(ReplayRefused, match="there is no replay r2"):
+        Record.of(log.connection, Journal(), "r2")
+
+
+def test_a_replay_that_is_resumed_has_the_same_tasks(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """What was planned is sent, and nothing that was sent is sent again, though it has not ended; what was refused is tried again."""
+    first, waits, last = fail(), fail(kind=None), fail()
+    replay = begun(log.connection, app, [first, waits, last])
+    stops = iter([False, True])
+    replay.is_stopped = lambda: next(stops)
+
+    stopped = replay.run()
+    log.tell(TaskFailed, waits)
+    resumed(log.connection, app).run()
+    again = resumed(log.connection, app).run()
+
+    assert (stopped.stopped, stopped.left, list(stopped.sent)) == ("it was interrupted", 2, [first])
+    assert [message.headers["journal_replay_of"] for message in mailbox.sent()].count(first) == 1
+    assert again.sent.keys() == {first, waits, last}
+    assert len(mailbox.sent()) == 3
+    assert [place.event.kind for place in recorded_of(log, "r1")].count("replay-finished") == 1
+
+
+def test_many_tasks_are_planned_in_several_facts(app: Celery, log: Log) -> None:
+    """A thousand a fact."""
+    ids = [f"t{number}" for number in range(2500)]
+
+    begin(log.connection, Journal(), Emitter(), Order("many", Wishes(set=("kwargs.a=1",), rate="5/s")), ids)
+
+    record = Record.of(log.connection, Journal(), "many")
+    assert record.planned == ids
+    assert record.order.wishes == Wishes(set=("kwargs.a=1",), rate="5/s")
+    assert [place.event.kind for place in recorded_of(log, "many")] == ["replay-started", *["replay-planned"] * 3]
+
+
+def test_a_preview_sends_and_records_nothing(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """`--dry-run`."""
+    task_id, good = fail(), fail(kind=TaskSucceeded)
+    replay = begun(log.connection, app, [task_id, good])
+
+    summary = replay.preview()
+
+    assert (list(summary.sent), summary.skipped, mailbox.sent()) == ([task_id], [(good, "it has succeeded")], [])
+    assert [place.event.kind for place in recorded_of(log, "r1")] == ["replay-started", "replay-planned"]
+
+
+def test_the_rate_is_kept() -> None:
+    """No more leave together than are due in half a second, and who sends waits."""
+    slow, quick = Pace("2/s", 20), Pace("100/s", 20)
+    before = datetime.now(UTC)
+
+    for _ in range(6):
+        quick.wait(quick.batch)
+
+    assert (slow.batch, Pace(None, 20).batch, quick.batch) == (1, 20, 20)
+    assert timedelta(seconds=0.9) < datetime.now(UTC) - before < timedelta(seconds=5)
