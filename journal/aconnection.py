@@ -61,6 +61,7 @@ class AsyncConnections:
         opening = pools.get(loop)
         if opening is None:  # who comes meanwhile waits for the same
             opening = pools[loop] = loop.create_task(self._open())
+            opening.add_done_callback(lambda opened: opened.cancelled() or opened.exception())  # though nobody waits any more
         try:
             return await asyncio.shield(opening)
         except BaseException:
@@ -82,7 +83,8 @@ class AsyncConnections:
             name=APPLICATION_NAME,
         )
         await pool.open()
-        _close_with_loop(pool)
+        pools, loop = self._of_this_process(), asyncio.get_running_loop()
+        _close_with_loop(pool, lambda: pools.pop(loop, None))
         return pool
 
     def _look(self, timeout: float) -> int | None:
@@ -98,14 +100,15 @@ class AsyncConnections:
 _guards: set[asyncio.Task[None]] = set()
 
 
-def _close_with_loop(pool: _Pool) -> None:
-    """Close the pool when its event loop ends: asyncio.run() cancels what is left then, and waits for it."""
+def _close_with_loop(pool: _Pool, forget: Callable[[], object]) -> None:
+    """Close the pool, and forget it, when its event loop ends: asyncio.run() cancels what is left then, and waits for it."""
 
     async def guard() -> None:
         try:
             while not pool.closed:
                 await asyncio.sleep(3600)
         finally:
+            forget()  # what is kept of it would keep the loop
             await pool.close()
 
     task = asyncio.get_running_loop().create_task(guard(), name="celery-journal-pool")

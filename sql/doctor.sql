@@ -18,7 +18,7 @@ select count(*) as events, min(e.occurred_at) as first, max(e.occurred_at) as la
 select a.pid, coalesce(nullif(a.application_name, ''), a.usename) as who, a.state, a.datname as database, clock_timestamp() - a.xact_start as age
   from pg_catalog.pg_stat_activity a
  where a.backend_xid is not null and a.pid <> pg_backend_pid()
-union all
+ union all
 select null, p.gid, 'prepared', p.database, clock_timestamp() - p.prepared
   from pg_catalog.pg_prepared_xacts p
  order by age desc nulls last
@@ -57,6 +57,13 @@ select c.group_id, coalesce(c.date_done, clock_timestamp()) - c.date_created as 
  union all
 select null, null
  order by longest desc nulls last
+ limit 1
+
+-- name: oldest open chord
+select c.group_id, clock_timestamp() - c.date_created as age from celery_journal.chord_counter c where c.state = 'open'
+ union all
+select null, null
+ order by age desc nulls last
  limit 1
 
 -- name: longest wait

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from celery import states
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from celery_journal.journal.codec import escape
+from celery_journal.projections.queryset import PAGE
 
 from .connection import JournalUnavailable
 from .listening import Waiter
@@ -48,8 +50,51 @@ class Hinted(Waiter):
         return self.wait(0)
 
 
+class Desk:
+    """Reads for all who ask in one event loop: what is asked for while it reads, it reads next, together."""
+
+    def __init__(self, read: Callable[[set[str]], Awaitable[dict[str, Meta]]]) -> None:
+        self._read = read
+        self._asked: set[str] = set()
+        self._answer: asyncio.Future[dict[str, Meta]] | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def ask(self, task_ids: Iterable[str]) -> list[Meta]:
+        """Return the metas of those of the tasks that are ready."""
+        loop, wanted = asyncio.get_running_loop(), set(task_ids)
+        self._asked |= wanted
+        if self._answer is None:
+            self._answer = loop.create_future()
+            self._answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())  # though nobody asks any more
+        answer = self._answer
+        if self._reading is None:
+            self._reading = loop.create_task(self._run())
+        ready = await asyncio.shield(answer)
+        return [ready[task_id] for task_id in wanted if task_id in ready]
+
+    async def _run(self) -> None:
+        answer: asyncio.Future[dict[str, Meta]] | None = None
+        try:
+            await asyncio.sleep(0)  # those who come in the same turn of the loop
+            while (answer := self._answer) is not None:
+                asked, self._asked, self._answer = self._asked, set(), None
+                try:
+                    answer.set_result(await self._read(asked))
+                except Exception as exc:  # noqa: BLE001  it is for those who asked
+                    answer.set_exception(exc)
+        finally:  # neither a task nor a future may keep the loop alive
+            for left in (answer, self._answer):
+                if left is not None and not left.done():
+                    left.cancel()
+            self._answer = self._reading = None
+
+
 class Awaiting(Waiting):
     """The part of the backend that `await result` calls."""
+
+    def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
+        super().__init__(app=app, url=url, **kwargs)
+        self._desks: WeakKeyDictionary[asyncio.AbstractEventLoop, Desk] = WeakKeyDictionary()
 
     async def wait_for_results(self, result: Any, timeout: float | None, *, propagate: bool, follow_parents: bool = False) -> None:
         """Return when the result, or each of a set, is ready; with `propagate` also when one of them, or of their parents, has failed.
@@ -72,11 +117,12 @@ class Awaiting(Waiting):
 
     async def _read_until_ready(self, waiter: Hinted, wanted: dict[str, list[Any]], parents: dict[str, Any], *, propagate: bool) -> None:
         loop = asyncio.get_running_loop()
+        desk = self._desks.setdefault(loop, Desk(self._read_ready))
         asked, poll, read_at, is_away, is_first = {*wanted, *parents}, FIRST_POLL, loop.time(), False, True
         while wanted:
             if asked:
                 try:
-                    ready = await self._ready_of(asked)
+                    ready = await desk.ask(asked)
                     is_away = False
                 except (JournalUnavailable, psycopg.OperationalError) as exc:
                     if is_first:
@@ -98,8 +144,12 @@ class Awaiting(Waiting):
                 asked, read_at = {*wanted, *parents}, loop.time()
                 poll = poll if is_heard else min(poll * 1.5, LAST_POLL)
 
-    async def _ready_of(self, task_ids: Iterable[str]) -> list[Meta]:
-        given = {escape(task_id): task_id for task_id in task_ids}
+    async def _read_ready(self, task_ids: set[str]) -> dict[str, Meta]:
+        given, ready = {escape(task_id): task_id for task_id in task_ids}, dict[str, Meta]()
         async with self.adatabase.primary() as connection:
-            rows = self.TaskModel.aobjects.using(connection, self.journal.schema).filter(task_id__in=list(given))
-            return [self._meta_of(given[row.task_id], row) async for row in rows if row.status in self.READY_STATES]
+            rows = self.TaskModel.aobjects.using(connection, self.journal.schema)
+            for start in range(0, len(given), PAGE):
+                page = list(given)[start : start + PAGE]
+                async for row in rows.filter(task_id__in=page, status__in=list(self.READY_STATES))[:PAGE]:  # no cursor, no transaction
+                    ready[given[row.task_id]] = self._meta_of(given[row.task_id], row)
+        return ready

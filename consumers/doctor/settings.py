@@ -42,11 +42,16 @@ def _expires(subject: Subject, app: Celery) -> Iterator[Finding]:
         yield Finding("result_expires", "ok", "results never leave the views")
         return
     lifetime = expires if isinstance(expires, timedelta) else timedelta(seconds=float(expires))
-    chords = subject.row("longest chord")
+    chords, waiting = subject.row("longest chord"), subject.row("oldest open chord")
     limit = app.conf.task_time_limit
     if chords["longest"] is not None and chords["longest"] > lifetime:
         found = f"results leave the views after {duration(lifetime)}, and chord {chords['group_id']} took {duration(chords['longest'])}: "
         yield Finding("result_expires", "warn", f"{found}its members are forgotten before its body runs", "raise result_expires")
+    elif waiting["age"] is not None and waiting["age"] > lifetime / 2:
+        found = (
+            f"results leave the views after {duration(lifetime)}, and chord {waiting["group_id"]} is open for {duration(waiting["age"])}"
+        )
+        yield Finding("result_expires", "warn", found, f"run: celery-journal explain {waiting['group_id']}; or raise result_expires")
     elif limit is not None and timedelta(seconds=limit) > lifetime:
         found = f"results leave the views after {duration(lifetime)}, and a task may run for {duration(limit)}"
         yield Finding("result_expires", "warn", found, "raise result_expires, or lower task_time_limit")

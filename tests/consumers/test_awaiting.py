@@ -7,7 +7,9 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import ref
 
 import psycopg
 import pytest
@@ -169,6 +171,55 @@ def test_a_thousand_await_on_one_connection_that_listens(app: Celery, connection
     assert values == list(range(1000))
     assert threads < 40  # of asyncio's own pool, and the ear
     assert connections <= 10
+
+
+def test_many_await_over_a_slow_line(app: Celery, make_app: Callable[..., Celery], embedded_database: str) -> None:
+    """They read together: each for itself would wait for a connection until it gives up."""
+    proxy = Proxy(embedded_database)
+    through = make_app(proxy.dsn)
+    for number in range(300):
+        app.backend.store_result(f"t{number}", number, "SUCCESS")
+
+    async def handler() -> tuple[list[Any], int]:
+        await through.AsyncResult("t0")
+        before = proxy.round_trips
+        values = await asyncio.gather(*(through.AsyncResult(f"t{number}").aget(timeout=60) for number in range(300)))
+        return values, proxy.round_trips - before
+
+    try:
+        values, round_trips = asyncio.run(handler())
+    finally:
+        through.backend.database.close()
+        proxy.close()
+
+    assert values == list(range(300))
+    assert round_trips < 60
+
+
+def test_an_event_loop_that_has_ended_is_forgotten(app: Celery) -> None:
+    """Some call asyncio.run() for every task."""
+    app.backend.store_result("t", 1, "SUCCESS")
+    loops = list[ref[asyncio.AbstractEventLoop]]()
+
+    async def handler() -> Any:
+        loops.append(ref(asyncio.get_running_loop()))
+        return await app.AsyncResult("t")
+
+    for _ in range(5):
+        asyncio.run(handler())
+    gc.collect()
+
+    assert [loop for loop in loops[:-1] if loop() is not None] == []
+
+
+def test_several_loops_await_at_once(app: Celery) -> None:
+    """Each in a thread of its own, with connections of its own."""
+    later(0.3, app.backend.store_result, "t", 5, "SUCCESS")
+
+    with ThreadPoolExecutor(4) as threads:
+        values = list(threads.map(lambda _: asyncio.run(app.AsyncResult("t").aget(timeout=30)), range(4)))
+
+    assert values == [5] * 4
 
 
 def test_histories_are_read_from_an_event_loop(app: Celery) -> None:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from celery import Celery
 
-from celery_journal.consumers.doctor import Finding, Subject, examine, unreadable
+from celery_journal.consumers.doctor import CHECKS, Finding, Subject, examine, unreadable
 from celery_journal.consumers.options import Options
 from celery_journal.consumers.spool import packed, spool_of
 from celery_journal.journal import Connection, Emitter, Journal
@@ -117,6 +117,25 @@ def test_whoever_holds_up_the_readers_of_the_log_is_named(
         other.rollback()
 
     assert wrong("horizon") == []
+
+
+def test_an_age_that_is_hidden_from_the_role_is_told(connection: Connection, embedded_database: str, tmp_path: Path) -> None:
+    """PostgreSQL shows an ordinary role that somebody else has a transaction, and not since when."""
+    connection.execute("create role ordinary login")
+    connection.execute("grant usage on schema celery_journal to ordinary")
+    connection.execute("grant select on all tables in schema celery_journal to ordinary")
+    try:
+        with psycopg.connect(embedded_database) as other, psycopg.connect(embedded_database, user="ordinary", autocommit=True) as looking:
+            other.execute("create temporary table held (one integer)")
+            subject = Subject(looking, embedded_database, Options.read({"spool": str(tmp_path)}), "celery_journal")
+            (finding,) = (finding for finding in CHECKS["horizon"](subject))
+            other.rollback()
+    finally:
+        connection.execute("drop owned by ordinary")
+        connection.execute("drop role ordinary")
+
+    assert "whose age is hidden from this role" in finding.found
+    assert finding.advice == "grant pg_read_all_stats to ordinary, and look again"
 
 
 def test_a_reader_that_is_far_behind_is_named(connection: Connection, tell: Callable[..., None], wrong: Examine, monkeypatch: Any) -> None:
@@ -278,6 +297,7 @@ def test_results_that_expire_before_their_chord_are_told(
     (finding,) = wrong("result_expires", make_app(result_expires=3600))
 
     assert "chord g took 2 h" in finding.found
+    assert "is open for 2 h" in wrong("result_expires", make_app(result_expires=10800))[0].found
     assert wrong("result_expires", make_app(result_expires=36000)) == []
     assert wrong("result_expires", make_app(result_expires=None)) == []
 
