@@ -48,9 +48,8 @@ def _expires(subject: Subject, app: Celery) -> Iterator[Finding]:
         found = f"results leave the views after {duration(lifetime)}, and chord {chords['group_id']} took {duration(chords['longest'])}: "
         yield Finding("result_expires", "warn", f"{found}its members are forgotten before its body runs", "raise result_expires")
     elif waiting["age"] is not None and waiting["age"] > lifetime / 2:
-        found = (
-            f"results leave the views after {duration(lifetime)}, and chord {waiting["group_id"]} is open for {duration(waiting["age"])}"
-        )
+        open_for = f"chord {waiting['group_id']} is open for {duration(waiting['age'])}"
+        found = f"results leave the views after {duration(lifetime)}, and {open_for}"
         yield Finding("result_expires", "warn", found, f"run: celery-journal explain {waiting['group_id']}; or raise result_expires")
     elif limit is not None and timedelta(seconds=limit) > lifetime:
         found = f"results leave the views after {duration(lifetime)}, and a task may run for {duration(limit)}"
