@@ -239,9 +239,11 @@ class OneByOne:
 def _in_redis(channel: Any, queues: Collection[str], replay_id: str) -> Iterator[str]:
     """Yield the ids of the replay's tasks that wait in these queues, or that a worker has and has not acknowledged."""
     client = channel.client
-    waiting = [client.lrange(channel._q_for_pri(queue, priority), 0, -1) for queue in queues for priority in channel.priority_steps]
-    messages = [json.loads(message) for messages in waiting for message in messages]
-    messages += [json.loads(held)[0] for held in client.hvals(channel.unacked_key)]
+    # kombu puts its prefix before the keys of those commands only which it uses itself.
+    prefix = "" if "LRANGE" in getattr(client, "PREFIXED_SIMPLE_COMMANDS", ()) else getattr(channel, "global_keyprefix", "")
+    keys = [prefix + channel._q_for_pri(queue, priority) for queue in queues for priority in channel.priority_steps]
+    messages = [json.loads(message) for key in keys for message in client.lrange(key, 0, -1)]
+    messages += [json.loads(held)[0] for held in client.hvals(prefix + channel.unacked_key)]
     for message in messages:
         headers = message.get("headers") or {}
         if headers.get("journal_replay") == replay_id:

@@ -10,6 +10,7 @@ from typing import Any
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
 
+from .edits import Edit
 from .errors import ReplayRefused
 from .steps import Order, Wishes
 
@@ -57,7 +58,9 @@ class Record:
 
 
 def begin(connection: Connection, journal: Journal, emitter: Emitter, order: Order, task_ids: Sequence[str]) -> None:
-    """Record what is asked for and planned; raise ReplayRefused if that id is taken."""
+    """Record what is asked for and planned; raise ReplayRefused if that id is taken, or an edit means nothing."""
+    for text in order.wishes.set:
+        Edit.of(text)
     if journal.read_stream(connection, order.replay_id):
         raise ReplayRefused(f"there is a replay, or something else, named {order.replay_id} already; take another --id, or --resume it")
     facts: dict[str, Any] = {"author": order.author, "reason": order.reason, "size": len(task_ids), "options": asked_for(order.wishes)}
