@@ -13,7 +13,7 @@ from celery_journal import sql
 from celery_journal.consumers.contents import LINE, cut, read
 from celery_journal.consumers.explain.task import error_of
 from celery_journal.consumers.timeline import Transition, timeline
-from celery_journal.consumers.words import duration, moment
+from celery_journal.consumers.words import counted, duration, moment
 from celery_journal.journal import Connection, Journal
 from celery_journal.journal.events import (
     ChordFailed,
@@ -25,11 +25,11 @@ from celery_journal.journal.events import (
     OperatorActed,
     PeriodicTaskSent,
     TaskEvent,
-    TaskLost,
     TaskProgress,
     TaskReplayed,
     TaskSent,
 )
+from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
 
 #: Those of which many in a row say no more than one.
 _ALIKE = {"worker-heartbeat"}
@@ -156,11 +156,19 @@ def remark_on(event: Event) -> str:
             ]
             return " ".join(part for part in parts if part)
         case OperatorActed():
-            return " ".join(part for part in (event.action, "by", event.author or "somebody", event.reason and f": {event.reason}") if part)
+            marks = [event.label, _either(event.resolved, "resolved", "unresolved"), _either(event.hidden, "hidden", "shown")]
+            about = ", ".join(part for part in (event.reason, *marks) if part)
+            return f"{event.action or 'acted'} by {event.author or 'somebody'}{f': {about}' if about else ''}"
         case TaskReplayed():
-            return " ".join(part for part in ("sent again as", event.task_id, event.reason and f": {event.reason}") if part)
-        case TaskLost():
-            return event.reason or ""
+            by = f" by {event.author}" if event.author else ""
+            return f"sent again as {event.task_id or 'itself'}{by}{f': {event.reason}' if event.reason else ''}"
+        case ReplayStarted():
+            planned = counted(event.size or 0, "task")
+            return f"{planned} by {event.author or 'somebody'}{f': {event.reason}' if event.reason else ''}"
+        case ReplayPlanned() | ReplaySending() | ReplayDoubted():
+            return counted(len(event.members or ()), "task")
+        case ReplayFinished():
+            return ", ".join(f"{number:,} {what}" for what, number in (event.counts or {}).items() if isinstance(number, int))
         case TaskProgress():
             value = read(event.result, event.content_type, event.content_encoding)
             return cut(f"{event.state} {'' if value is None else value}", LINE)
@@ -179,3 +187,7 @@ def remark_on(event: Event) -> str:
             return "; ".join(part for part in (error, event.reason, event.eta and f"due at {moment(event.eta)}") if part)
         case _:
             return str(getattr(event, "reason", None) or "")
+
+
+def _either(mark: bool | None, yes: str, no: str) -> str | None:
+    return None if mark is None else yes if mark else no

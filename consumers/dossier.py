@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from celery_journal import sql
 from celery_journal.consumers.contents import read
+from celery_journal.consumers.replay.lineage import Lineage, lineage
 from celery_journal.journal import Connection, Journal, RecordedEvent
-from celery_journal.journal.events import OperatorActed, TaskReplayed, TaskSent
+from celery_journal.journal.events import OperatorActed, TaskSent
 from celery_journal.projections import ChordCounter, ChordPart, GroupResult, TaskAttempt, TaskResult, Worker
-
-#: The header of a message that names the task which it sends again.
-REPLAY_OF = "journal_replay_of"
+from celery_journal.projections.task_result import text_of
 
 #: Members of a group, and tasks with a worker, that are looked at.
 MEMBERS = 1000
@@ -36,6 +35,8 @@ class Dossier:
     worker: Worker | None
     #: What the worker has at the moment.
     running: list[TaskResult]
+    #: The replays around the task.
+    lineage: Lineage
     #: The facts about it in the log; none of a worker, a group or a chord, of which there may be any number.
     events: list[RecordedEvent]
 
@@ -60,6 +61,7 @@ class Dossier:
             parts=ChordPart.of(connection, subject, schema) if chord else [],
             worker=worker,
             running=list(tasks.filter(worker=subject, date_done__isnull=True)[:MEMBERS]) if worker else [],
+            lineage=lineage(connection, subject, schema) if task else Lineage(),
             events=[] if is_other else Journal(schema).read_stream(connection, subject),
         )
 
@@ -74,21 +76,6 @@ class Dossier:
         return next((recorded.event for recorded in reversed(self.events) if isinstance(recorded.event, TaskSent)), None)
 
     @property
-    def replay_of(self) -> str | None:
-        """The task that this one is sent again of."""
-        for event in (recorded.event for recorded in self.events):
-            if isinstance(event, TaskSent) and isinstance(event.message, Mapping):
-                headers = event.message.get("headers")
-                if isinstance(headers, Mapping) and isinstance(headers.get(REPLAY_OF), str):
-                    return str(headers[REPLAY_OF])
-        return None
-
-    @property
-    def replayed_as(self) -> list[str]:
-        """The tasks as which it was sent again."""
-        return [recorded.event.task_id or self.id for recorded in self.events if isinstance(recorded.event, TaskReplayed)]
-
-    @property
     def actions(self) -> list[tuple[datetime, OperatorActed]]:
         """What people did or noted about it."""
         return [(recorded.recorded_at, recorded.event) for recorded in self.events if isinstance(recorded.event, OperatorActed)]
@@ -99,7 +86,7 @@ class Dossier:
         if self.task:
             found |= {"task": {**self.task.as_dict(), **self.values()}, "message": self.message()}
             found["attempts"] = [attempt.model_dump() for attempt in self.attempts]
-            found |= {"replay_of": self.replay_of, "replayed_as": self.replayed_as}
+            found |= asdict(self.lineage)
         if self.group:
             found["group"] = self.group.as_dict()
         if self.chord:
@@ -118,11 +105,13 @@ class Dossier:
         task = self.task
         if task is None:
             return {}
+        told = (getattr(recorded.event, "meta", None) for recorded in reversed(self.events))
+        meta = task.meta or text_of(next(filter(None, told), None))  # who told the end may not have known the stamps
         return {
             "args": read(task.args, task.args_content_type),
             "kwargs": read(task.kwargs, task.args_content_type),
             "result": _read(task),
-            "meta": _loaded(task.meta),
+            "meta": _loaded(meta),
         }
 
     def message(self) -> dict[str, Any] | None:

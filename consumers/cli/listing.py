@@ -39,6 +39,22 @@ COLUMNS = (
 )
 
 
+#: The fields that these columns need.
+READ = (
+    "task_id",
+    "task_name",
+    "status",
+    "worker",
+    "traceback",
+    "date_created",
+    "date_started",
+    "date_done",
+    "args",
+    "kwargs",
+    "args_content_type",
+)
+
+
 @click.command("list", cls=Searching)
 @words_argument
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=0), help="Tasks at most; 0 lists all.")
@@ -57,7 +73,9 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
         found = TaskResult.objects.using(connection, target.schema).filter(condition)
         if order is not None:
             found = found.order_by(order)
-        tasks: Iterator[Any] = iter(found[: limit + 1] if limit else found)
+        found = found[: limit + 1] if limit else found
+        # People see nothing of the results, which may be large.
+        tasks: Iterator[Any] = iter(found) if output.is_data else (TaskResult(**row) for row in found.values(*READ))
         width = console().width
         columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or width >= least]
         printed = output.rows(

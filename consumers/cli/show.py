@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from celery_journal.consumers.chronicle import remark_on
 from celery_journal.consumers.contents import Unreadable
 from celery_journal.consumers.dossier import Dossier, flat
 from celery_journal.consumers.words import duration, shown
@@ -70,13 +71,13 @@ def _sections(found: Dossier) -> Iterator[Section]:
         state = "alive" if found.worker.alive else "offline" if found.worker.offline else "silent"
         yield f"worker {found.id} {state}", _fields(found.worker.as_dict(), {"worker", "alive", "offline"})
         yield f"has at the moment ({len(found.running):,})", ((task.task_id, _state(task)) for task in found.running[:NAMED])
-    yield "people", ((_written(at), " ".join(filter(None, (act.action, "by", act.author, act.reason)))) for at, act in found.actions)
+    yield "people", ((_written(at), remark_on(act)) for at, act in found.actions)
 
 
 def _of_task(found: Dossier, task: TaskResult) -> Iterator[Section]:
     values = found.values()
     yield f"task {found.id} {task.status}", _fields(task.as_dict(), {"task_id", "status", *_DECODED})
-    lineage: list[tuple[str, object]] = [("replay of", found.replay_of), *(("replayed as", new) for new in found.replayed_as)]
+    lineage = [("replay of", found.lineage.replay_of), *(("replayed as", new) for new in found.lineage.replayed_as)]
     yield "replays", ((name, value) for name, value in lineage if value is not None)
     kwargs = values["kwargs"]
     named = kwargs.items() if isinstance(kwargs, dict) else [("**", kwargs)] if kwargs is not None else []

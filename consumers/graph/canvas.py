@@ -75,8 +75,8 @@ class Canvas:
         for first in (*(node for node in self.nodes if node not in led_to), *self.nodes):
             ahead: list[tuple[int, Way | None, str]] = [] if first in seen else [(0, None, first)]
             while ahead:
-                depth, way, node = ahead.pop()
-                yield depth, way, self.nodes[node], node in seen
+                depth, by, node = ahead.pop()
+                yield depth, by, self.nodes[node], node in seen
                 if node not in seen:
                     seen.add(node)
                     ahead += [(depth + 1, onward, target) for target, onward in reversed(below[node])]

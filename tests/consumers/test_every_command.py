@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import click
 import psycopg
@@ -72,8 +73,14 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str
             yield (*path, name)
 
 
+def named(paths: Iterable[tuple[str, ...]]) -> list[Any]:
+    """Return the commands as parameters."""
+    return [pytest.param(path, id=" ".join(path)) for path in paths]
+
+
 EVERY = list(leaves(main))
-TRIED = [pytest.param(path, id=" ".join(path)) for path in EVERY if path[0] not in NOT_HERE]
+TRIED = [path for path in EVERY if path[0] not in NOT_HERE]
+QUICK = [path for path in TRIED if path[0] not in {"capture", "projections"}]
 PLACES = [pytest.param(False, id="in a pipe"), pytest.param(True, id="on a terminal")]
 
 
@@ -115,14 +122,14 @@ def many_tasks(embedded_server: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("terminal", PLACES)
-@pytest.mark.parametrize("path", TRIED)
+@pytest.mark.parametrize("path", named(TRIED))
 def test_on_an_empty_journal(path: tuple[str, ...], terminal: bool, commands: Commands, empty_journal: str, tmp_path: object) -> None:
     """Nothing to tell is told, or is exit code 1 of what was asked for by its id."""
     is_told(commands.run(*arguments_of(path, tmp_path), dsn=empty_journal, terminal=terminal), 0, 1, 2, 7)
 
 
 @pytest.mark.parametrize("terminal", PLACES)
-@pytest.mark.parametrize("path", [path for path in TRIED if path.values[0][0] not in {"capture", "projections"}])
+@pytest.mark.parametrize("path", named(QUICK))
 def test_on_two_hundred_thousand_tasks(
     path: tuple[str, ...], terminal: bool, commands: Commands, many_tasks: str, tmp_path: object
 ) -> None:
@@ -130,7 +137,7 @@ def test_on_two_hundred_thousand_tasks(
     is_told(commands.run(*arguments_of(path, tmp_path), dsn=many_tasks, terminal=terminal), 0, 1, 2, 7)
 
 
-@pytest.mark.parametrize("path", TRIED)
+@pytest.mark.parametrize("path", named(TRIED))
 def test_without_a_database(path: tuple[str, ...], commands: Commands, tmp_path: object) -> None:
     """One sentence with the place, and exit code 3; what needs no database does without."""
     ended = commands.run(*arguments_of(path, tmp_path), dsn=NOWHERE)
@@ -224,7 +231,7 @@ def test_a_field_that_does_not_exist_is_told_with_those_that_do(commands: Comman
 # Help
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=" ".join(path)) for path in EVERY])
+@pytest.mark.parametrize("path", named(EVERY))
 def test_help_has_an_example(path: tuple[str, ...], commands: Commands) -> None:
     """`--help` of each shows how it is typed, and fits a terminal of 160 columns."""
     ended = commands.run(*path, "--help")

@@ -44,7 +44,11 @@ def scene(embedded_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
         working("filesystem", url_of(embedded_database), embedded_database, folder) as worker,
         psycopg.connect(embedded_database, autocommit=True) as connection,
     ):
-        add, fail = (lambda *args: worker.signature("add", *args)), worker.app.signature("scene.fail", args=("no",), immutable=True)
+
+        def add(*numbers: int) -> Any:
+            return worker.signature("add", *numbers)
+
+        fail = worker.app.signature("scene.fail", args=("no",), immutable=True)
         collect = worker.signature("collect")
         results = {
             "broken": chain(add(1, 2), add(3), fail, add(4), collect).apply_async(),
