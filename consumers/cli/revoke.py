@@ -22,6 +22,9 @@ from .output import Output, confirm, confirming_options, output_options
 #: Tasks that workers are told of at once.
 BATCH = 500
 
+#: Seconds to wait for the broker.
+TIMEOUT = 5.0
+
 _SIGNALS = sorted(one.name for one in signals.Signals)
 
 
@@ -59,6 +62,7 @@ def revoke(
     celery -A shop journal revoke --filter 'name:billing.* state:PENDING' --reason "wrong prices"
     """
     app, action = app_of(target, broker), "terminate" if terminate else "revoke"
+    journal, emitter = Journal(target.schema), Emitter()
     try:
         with target.connect() as connection:
             check_version(connection, target.schema)
@@ -68,15 +72,15 @@ def revoke(
                     click.echo(shown(task_id))
             done = bool(found) and confirm(f"{action} {counted(len(found), 'task')}?", output, yes=yes, dry_run=dry_run)
             if done:
-                app.connection_for_write().ensure_connection(max_retries=1, timeout=5)
-                emitter = Emitter()
                 facts: dict[str, Any] = {"action": action, "author": account(), "reason": reason, "source": "operator"}
-                for start in range(0, len(found), BATCH):
-                    batch = found[start : start + BATCH]
-                    # Here and not by what is attached to revoke(), which knows no reason.
-                    Journal(target.schema).append(connection, *(emitter.emit(OperatorActed, one, **facts) for one in batch))
-                    arguments = {"task_id": batch, "terminate": terminate, "signal": signal}
-                    app.control.broadcast("revoke", arguments=arguments)
+                with app.connection_for_write(connect_timeout=TIMEOUT) as sending:
+                    sending.ensure_connection(max_retries=1, timeout=TIMEOUT)
+                    for start in range(0, len(found), BATCH):
+                        batch = found[start : start + BATCH]
+                        # Here and not by what is attached to revoke(), which knows no reason.
+                        journal.append(connection, *(emitter.emit(OperatorActed, one, **facts) for one in batch))
+                        arguments = {"task_id": batch, "terminate": terminate, "signal": signal}
+                        app.control.broadcast("revoke", arguments=arguments, connection=sending)
     except (OperationalError, OSError) as exc:
         raise Failure(f"no broker answers: {str(exc).strip().partition(chr(10))[0]}", NO_BROKER) from exc
     finally:
