@@ -148,13 +148,18 @@ def remark_on(event: Event) -> str:
     match event:
         case TaskSent():
             sender = (event.message or {}).get("sent_by")
-            parts = [
+            return _words(
                 event.queue and f"to {event.queue}",
                 sender and f"by {sender}",
                 event.eta and f"not before {moment(event.eta)}",
                 event.expires and f"not after {moment(event.expires)}",
-            ]
-            return " ".join(part for part in parts if part)
+            )
+        case TaskProgress():
+            value = read(event.result, event.content_type, event.content_encoding)
+            return cut(f"{event.state} {'' if value is None else value}", LINE)
+        case TaskEvent():
+            error = error_of(event) if getattr(event, "state", None) in states.EXCEPTION_STATES else None
+            return "; ".join(part for part in (error, event.reason, event.eta and f"due at {moment(event.eta)}") if part)
         case OperatorActed():
             marks = [event.label, _either(event.resolved, "resolved", "unresolved"), _either(event.hidden, "hidden", "shown")]
             about = ", ".join(part for part in (event.reason, *marks) if part)
@@ -162,6 +167,21 @@ def remark_on(event: Event) -> str:
         case TaskReplayed():
             by = f" by {event.author}" if event.author else ""
             return f"sent again as {event.task_id or 'itself'}{by}{f': {event.reason}' if event.reason else ''}"
+        case _:
+            return _on_many(event)
+
+
+def _on_many(event: Event) -> str:
+    """Return the same of what is about a group, a chord or a replay."""
+    match event:
+        case GroupSaved():
+            return counted(len(event.members or ()), "member")
+        case ChordStarted():
+            return _words(event.size is not None and f"of {counted(event.size, 'part')}", event.task_id and f"for {event.task_id}")
+        case ChordPartReturned():
+            return f"{event.task_id} {event.state}"
+        case ChordUnlocked() | ChordFailed() | PeriodicTaskSent():
+            return _words(event.task_id, getattr(event, "reason", None))
         case ReplayStarted():
             planned = counted(event.size or 0, "task")
             return f"{planned} by {event.author or 'somebody'}{f': {event.reason}' if event.reason else ''}"
@@ -169,24 +189,12 @@ def remark_on(event: Event) -> str:
             return counted(len(event.members or ()), "task")
         case ReplayFinished():
             return ", ".join(f"{number:,} {what}" for what, number in (event.counts or {}).items() if isinstance(number, int))
-        case TaskProgress():
-            value = read(event.result, event.content_type, event.content_encoding)
-            return cut(f"{event.state} {'' if value is None else value}", LINE)
-        case GroupSaved():
-            return f"{len(event.members or ()):,} members"
-        case ChordStarted():
-            return " ".join(
-                part for part in (event.size is not None and f"of {event.size:,} parts", event.task_id and f"for {event.task_id}") if part
-            )
-        case ChordPartReturned():
-            return f"{event.task_id} {event.state}"
-        case ChordUnlocked() | ChordFailed() | PeriodicTaskSent():
-            return " ".join(part for part in (event.task_id, getattr(event, "reason", None)) if part)
-        case TaskEvent():
-            error = error_of(event) if getattr(event, "state", None) in states.EXCEPTION_STATES else None
-            return "; ".join(part for part in (error, event.reason, event.eta and f"due at {moment(event.eta)}") if part)
         case _:
             return str(getattr(event, "reason", None) or "")
+
+
+def _words(*parts: object) -> str:
+    return " ".join(str(part) for part in parts if part)
 
 
 def _either(mark: bool | None, yes: str, no: str) -> str | None:
