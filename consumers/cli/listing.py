@@ -29,7 +29,7 @@ def _took(task: TaskResult) -> str:
 #: What there is room for: the columns of a terminal, from that width on.
 COLUMNS = (
     (0, Column("ended, or sent", lambda task: moment(task.date_done or task.date_created).removesuffix(" UTC"))),
-    (0, Column("task", lambda task: task.task_id)),
+    (0, Column("task", lambda task: task.task_id, whole=True)),
     (0, Column("name", lambda task: task.task_name)),
     (120, Column("arguments", arguments_of)),
     (0, Column("state", lambda task: task.status, style=lambda task: style_of(task.status))),

@@ -39,6 +39,8 @@ class Column:
     justify: Literal["left", "right"] = "left"
     #: The style of rich that a cell has on a terminal, such as "bold red".
     style: Callable[[Any], str] | None = None
+    #: Whether its cells are kept on one line, to be copied, however narrow the terminal.
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ def _plain(value: object) -> str:
 def _print_table(rows: Sequence[Any], columns: Sequence[Column], title: str) -> None:
     table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
     for column in columns:
-        table.add_column(column.heading, justify=column.justify, overflow="fold")
+        table.add_column(column.heading, justify=column.justify, overflow="fold", no_wrap=column.whole)
     for row in rows:
         table.add_row(*(Text(_plain(column.cell(row)), style=column.style(row) if column.style else "") for column in columns))
     console().print(table)
