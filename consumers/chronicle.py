@@ -34,6 +34,9 @@ from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, Replay
 #: Those of which many in a row say no more than one.
 _ALIKE = {"worker-heartbeat"}
 
+#: The states after which nothing is waited for.
+_ENDS = states.READY_STATES | {states.IGNORED}
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -44,7 +47,7 @@ class Line:
     times: int
     #: Since the first of the history.
     after: timedelta
-    #: Until the next of the same task; None after the last, if nothing more is to come.
+    #: Until the next, or until now; None after an end, and after the last if nothing more is to come.
     until_next: timedelta | None
     #: What there is to say of it besides, in words.
     remark: str
@@ -100,7 +103,7 @@ class Chronicle:
 def _is_open(transitions: Sequence[Transition]) -> bool:
     """Return whether the last that was told of a task is no end."""
     told = [one for one in transitions if isinstance(one.event, TaskEvent)]
-    return bool(told) and told[-1].state not in states.READY_STATES | {states.IGNORED}
+    return bool(told) and told[-1].state not in _ENDS
 
 
 def _lines(transitions: Sequence[Transition], now: datetime) -> Iterator[Line]:
@@ -112,7 +115,7 @@ def _lines(transitions: Sequence[Transition], now: datetime) -> Iterator[Line]:
             transition=one,
             times=times,
             after=max(one.told_at - runs[0][0].told_at, timedelta(0)),
-            until_next=None if after is None else max(after - one.told_at, timedelta(0)),
+            until_next=None if after is None or one.state in _ENDS else max(after - one.told_at, timedelta(0)),
             remark=_remark(one),
         )
 

@@ -249,6 +249,14 @@ def test_waits_are_drawn_to_scale_on_a_terminal(log: Log, commands: Commands, em
     assert "attempt 0: waited 1 min 30 s in mail, ran 10 s" in text
 
 
+def test_nothing_is_waited_for_after_the_end(story: Log) -> None:
+    """Though somebody notes something about the task later."""
+    lines = Chronicle.of(story.connection, "t").lines
+
+    assert [line.until_next is None for line in lines if line.transition.kind == "task-failed"] == [True]
+    assert all(line.until_next is not None for line in lines[:5])
+
+
 def test_a_bar_is_exact_to_an_eighth_and_never_invisible() -> None:
     """Of a span inside a whole one."""
     second = timedelta(seconds=1)
