@@ -6,6 +6,7 @@ import csv
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 import venv
 from dataclasses import dataclass
@@ -117,3 +118,29 @@ def test_the_command_says_its_version(installation: Installation, tmp_path: Path
 def test_the_repository_holds_nothing_else_at_its_top() -> None:
     """Open the repository and see the field's words."""
     assert {file.parts[0] for file in files()} <= TOP_LEVEL
+
+
+def test_the_versions_that_are_supported_are_declared() -> None:
+    """F03, F04, F22: what pip installs it with, and under which licence."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert (project["requires-python"], project["license"]) == (">=3.11", "BSD-3-Clause")
+    assert "celery>=5.5.3,<5.8" in project["dependencies"]
+    assert (ROOT / "LICENSE").read_text().startswith("BSD 3-Clause License")
+
+
+def test_celery_is_not_patched() -> None:
+    """F27: with every part of the journal imported and an app that uses it, Celery's own classes are as they were."""
+    script = """
+import celery.app.amqp, celery.app.base, celery.app.control, celery.app.task, celery.result, celery.canvas, celery.backends.base
+modules = [celery.app.amqp, celery.app.base, celery.app.control, celery.app.task, celery.result, celery.canvas, celery.backends.base]
+classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+before = [dict(vars(one)) for one in classes]
+from celery_journal.consumers import cli, install, models
+install(celery.Celery("app", backend="journal+postgresql://nobody@localhost/none")).backend
+after = [dict(vars(one)) for one in classes]
+changed = [(one.__name__, name) for one, old, new in zip(classes, before, after) for name in new if old.get(name) is not new[name]]
+print([change for change in changed if not change[1].startswith("_abc_")])
+"""
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert told == "[]\n"

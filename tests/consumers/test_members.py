@@ -315,7 +315,7 @@ def test_a_part_of_an_unknown_chord_is_a_warning(app: Celery, backend: JournalBa
     ],
 )
 def test_a_url_chooses_it(make_app: NewApp, dsn: str, form: str) -> None:
-    """B21, B22: by the name of the entry point, or by the path of the class."""
+    """B21, B22, F05: by the name of the entry point, or by the path of the class."""
     app = make_app(form.format(url_of(dsn).removeprefix("journal+postgresql://")))
 
     app.backend.store_result("a", 3, "SUCCESS")
