@@ -29,6 +29,9 @@ FENCE = 10.0
 #: Seconds for one attempt to connect.
 CONNECT = 5.0
 
+#: Seconds after which a connection is not trusted any more.
+IDLE = 30.0
+
 
 class Sender(Protocol):
     """A way to the broker."""
@@ -46,6 +49,9 @@ class Sender(Protocol):
 
     def found(self, unknown: Mapping[str, str | None]) -> set[str]:
         """Return those new ids, each with the queue that it was to go to, of which the broker can tell that they were sent."""
+
+    def ready(self) -> None:
+        """Connect again if that has to be; raise BrokerAway if no broker answers."""
 
     def send(self, batch: Sequence[Outgoing]) -> None:
         """Send them; raise NotSent if none was, Uncertain if nobody knows."""
@@ -85,7 +91,6 @@ class Transactional:
     def open(self) -> None:
         """Connect, and wait until RabbitMQ has done with every earlier connection of the replay."""
         self.close()
-        self._ways.clear()
         # A channel has either transactions or confirms.
         options = {**self._app.conf.broker_transport_options, "confirm_publish": False}
         self._connection = self._app.connection_for_write(transport_options=options, connect_timeout=CONNECT)
@@ -115,6 +120,7 @@ class Transactional:
         """Raise CannotReplay if the message has nowhere to go."""
         way = outgoing.exchange, outgoing.routing_key
         if way not in self._ways:
+            self.ready()
             self._ways[way] = self._wrong_with(outgoing)
         if (wrong := self._ways[way]) is not None:
             raise CannotReplay(wrong)
@@ -140,6 +146,13 @@ class Transactional:
                 found.update(json.loads(marker.body))
         return found & unknown.keys()
 
+    def ready(self) -> None:
+        """Ask RabbitMQ for something: it ends connections that are idle for long, and what is written into such a one fails late."""
+        try:
+            self._aside.queue_declare(self._name, passive=True)
+        except _errors(self._connection):
+            self.open()
+
     def send(self, batch: Sequence[Outgoing]) -> None:
         """Send them with their marker."""
         try:
@@ -162,13 +175,14 @@ class Transactional:
         self._channel.tx_commit()
 
     def confirm(self) -> None:
-        """Remove the markers."""
-        with _away(self._connection):
+        """Remove the markers; one that is left does no harm."""
+        with suppress(*_errors(self._connection)):
             self._aside.basic_ack(0, multiple=True)
             self._aside.queue_purge(self._name)
 
     def finish(self) -> None:
         """Remove the queue of the markers."""
+        self.ready()
         with _away(self._connection):
             self._aside.queue_delete(self._name)
 
@@ -191,6 +205,7 @@ class OneByOne:
         self._replay_id = replay_id
         self._connection: Any = None
         self._producer: Any = None
+        self._used = 0.0
 
     def open(self) -> None:
         """Connect."""
@@ -199,6 +214,7 @@ class OneByOne:
         with _away(self._connection):
             _connect(self._connection)
             self._producer = self._app.amqp.Producer(self._connection.default_channel, auto_declare=False)
+        self._used = time.monotonic()
 
     def check(self, outgoing: Outgoing) -> None:
         """Raise CannotReplay if the exchange is unknown; a queue is made when the first message comes."""
@@ -214,6 +230,11 @@ class OneByOne:
             here = set(_in_redis(channel, {queue for queue in unknown.values() if queue}, self._replay_id))
         return here & unknown.keys()
 
+    def ready(self) -> None:
+        """Connect again after a while: a firewall may have ended the connection, and what fails then would be in doubt."""
+        if time.monotonic() > self._used + IDLE:
+            self.open()
+
     def send(self, batch: Sequence[Outgoing]) -> None:
         """Send it."""
         try:
@@ -221,6 +242,7 @@ class OneByOne:
                 outgoing.publish(self._app, self._producer)
         except _errors(self._connection) as exc:
             raise Uncertain(f"the broker went away: {_first_line(exc)}") from exc
+        self._used = time.monotonic()
 
     def confirm(self) -> None:
         """There is nothing to forget."""

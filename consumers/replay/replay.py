@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,8 +84,9 @@ class Replay:
                     self.record.doubted.clear()
                 self._send_all(steps, sender, summary)
                 if summary.stopped is None:
-                    sender.finish()
                     self._tell_end(summary)
+                    with suppress(BrokerAway):  # all is sent, and what is left behind goes when it is resumed
+                        sender.finish()
             finally:
                 sender.close()
         return summary
@@ -200,6 +201,7 @@ class Replay:
         members = tuple(step.old_id for step in batch)
         facts = [fact for step in batch for fact in step.facts]
         for last_try in (False, True):
+            sender.ready()  # before it is recorded: what fails here is in no doubt
             sending = self.emitter.emit(ReplaySending, summary.replay_id, source="operator", members=members)
             self.journal.append(self.connection, *facts, sending)
             for fact in facts:
@@ -211,7 +213,6 @@ class Replay:
             except NotSent:
                 if last_try:
                     raise
-                sender.open()
             except Uncertain as exc:
                 self._doubt(members, str(exc))
                 self.record.sending = Record.of(self.connection, self.journal, summary.replay_id).sending

@@ -181,6 +181,24 @@ def test_a_batch_that_has_left_its_marker_was_sent(
     assert sorted(headers["journal_replay_of"] for headers in queue.taken()) == sorted(task_ids[:50])
 
 
+def test_a_broker_that_went_away_between_two_batches_leaves_nothing_in_doubt(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection, app: Celery, queue: Queue, task_ids: list[str], broker: Proxy
+) -> None:
+    """It has ended an idle connection, say: who sends connects again first."""
+    stock: Callable[[Any], None] = Transactional.confirm
+
+    def confirm(self: Any) -> None:
+        stock(self)
+        broker.cut()
+
+    monkeypatch.setattr(Transactional, "confirm", confirm)
+
+    summary = begun(connection, app, task_ids[:60]).run()
+
+    assert (summary.stopped, summary.doubtful, len(summary.sent)) == (None, [], 60)
+    assert len(queue.taken()) == 60
+
+
 def test_what_a_worker_has_told_of_since_is_in_doubt_no_more(
     monkeypatch: pytest.MonkeyPatch, connection: Connection, app: Celery, queue: Queue, task_ids: list[str], broker: Proxy
 ) -> None:
