@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import states
 
+from celery_journal.consumers.replay.lineage import origin_of
 from celery_journal.consumers.words import counted, duration, moment
 from celery_journal.journal.events import (
     OperatorActed,
@@ -16,6 +17,7 @@ from celery_journal.journal.events import (
     TaskProgress,
     TaskReceived,
     TaskRejected,
+    TaskReplayed,
     TaskRetried,
     TaskRevoked,
     TaskSent,
@@ -53,6 +55,7 @@ def tell_task(known: Known) -> Iterator[str]:
     if len(runs) > len({run["attempt"] for run in runs}):
         attempts = counted(runs[-1]["attempt"] + 1, "attempt")
         yield f"Its message was delivered more than once: it was started {len(runs)} times in {attempts}."
+    yield from _replayed(known)
 
 
 def tell_clocks(known: Known) -> Iterator[str]:
@@ -73,6 +76,17 @@ def tell_clocks(known: Known) -> Iterator[str]:
             break
     if ahead:
         yield f"The clocks disagree: {'; '.join(ahead)}."
+
+
+def _replayed(known: Known) -> Iterator[str]:
+    """Yield of which task this was sent again, and as which it was itself."""
+    sent, again = known.last(TaskSent), known.last(TaskReplayed)
+    if sent is not None and (origin := origin_of(sent[0])) is not None:
+        yield f"It is {origin}, sent again."
+    if again is not None and again[0].task_id not in {None, known.id}:
+        event, at = again
+        by, why = f" by {event.author}" if event.author else "", f": {event.reason}" if event.reason else ""
+        yield f"It was sent again as {event.task_id} {duration(known.now - at)} ago{by}{why}."
 
 
 def _not_ended(known: Known) -> Iterator[str]:

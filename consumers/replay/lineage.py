@@ -26,12 +26,13 @@ def lineage(connection: Connection, task_id: str, schema: str = sql.DEFAULT_SCHE
     """Return the replays around the task; what was forgotten or has expired is in the log still."""
     recorded, _ = Journal(schema).read_transitions(connection, [task_id], ["task-sent", "task-replayed"])
     events = [one.event for one in recorded]
-    origins = [origin for event in events if isinstance(event, TaskSent) and (origin := _origin(event)) is not None]
+    origins = [origin for event in events if isinstance(event, TaskSent) and (origin := origin_of(event)) is not None]
     copies = dict.fromkeys(event.task_id or task_id for event in events if isinstance(event, TaskReplayed))
     return Lineage(origins[0] if origins else None, tuple(copies))
 
 
-def _origin(sent: TaskSent) -> str | None:
+def origin_of(sent: TaskSent) -> str | None:
+    """Return the id of the task that this message is a replay of; None if it is none."""
     headers = (sent.message or {}).get("headers")
     origin = headers.get(REPLAY_OF) if isinstance(headers, Mapping) else None
     return origin if isinstance(origin, str) else None

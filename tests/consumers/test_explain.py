@@ -24,6 +24,7 @@ from celery_journal.journal.events import (
     TaskLost,
     TaskProgress,
     TaskRejected,
+    TaskReplayed,
     TaskRetried,
     TaskRevoked,
     TaskSucceeded,
@@ -426,3 +427,14 @@ def test_the_command_says_what_it_does_not_know(dsn: str) -> None:
     assert "never heard of" in unknown.stdout
     assert nothing.returncode == 2
     assert "Missing argument" in nothing.stderr
+
+
+def test_a_task_that_was_sent_again_tells_of_the_other(log: Log) -> None:
+    """Both ways."""
+    log.sent("t")
+    log.tell(TaskFailed, "t", result=NO, content_type="application/json")
+    log.tell(TaskReplayed, "t", task_id="u", replay="r", author="ann@shop", reason="bank was down")
+    log.sent("u", message={"headers": {"journal_replay_of": "t"}})
+
+    assert told(log, "t").endswith("It was sent again as u <t> ago by ann@shop: bank was down.")
+    assert told(log, "u").endswith("It is t, sent again.")
