@@ -1,7 +1,8 @@
 """Replays: recorded tasks are sent again, each at most once in one replay, however often that is interrupted and resumed.
 
 What is planned, and each batch before it leaves, are facts in the log, as is that it has left. Of a batch in between the broker is asked
-when the replay is resumed; see broker.py for what it can know. What nobody can know is in doubt: it is listed, and not sent again.
+when the replay is resumed; rabbitmq.py and onebyone.py say what it can know. What nobody can know is in doubt: it is listed, and not
+sent again.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from celery_journal.journal.codec import escape
 from celery_journal.journal.events import ChordStarted
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplaySending
 
-from .broker import Sender, sender_for
+from .broker import sender_for
 from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayRefused, Uncertain
 from .record import Record
+from .sender import Sender
 from .steps import Step, Steps
 
 #: Tasks that are looked at at a time.

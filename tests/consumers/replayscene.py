@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,9 @@ from celery import Celery
 from celery_journal.consumers.replay import Order, Record, Replay, Wishes, begin
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import Event, TaskFailed, TaskSent
+
+from .lostscene import Log
+from .scene import Mailbox, Message
 
 RABBITMQ = "pyamqp://guest:guest@127.0.0.1:5672//"
 
@@ -72,3 +75,32 @@ class Queue:
             except self._channel.connection.client.channel_errors:
                 return False
         return True
+
+
+Fail = Callable[..., str]
+
+
+def failing(app: Celery, log: Log, mailbox: Mailbox) -> Fail:
+    """Return what sends a task, which fails; only what is sent afterwards is in the mailbox."""
+
+    def fail(name: str = "scene.add", args: Any = (1, 2), kwargs: Any = None, kind: Any = TaskFailed, **options: Any) -> str:
+        task_id = str(app.send_task(name, args, kwargs, **options).id)
+        app.backend.buffer.flush()
+        if kind is not None:
+            log.tell(kind, task_id, worker="w1")
+        clear(mailbox)
+        return task_id
+
+    return fail
+
+
+def only(mailbox: Mailbox) -> Message:
+    """Return the one message in the mailbox."""
+    (message,) = mailbox.sent()
+    return message
+
+
+def clear(mailbox: Mailbox) -> None:
+    """Throw away what is in the mailbox."""
+    for path in (mailbox.folder / "queue").iterdir():
+        path.unlink()

@@ -1,9 +1,8 @@
-"""Sending recorded tasks again: what is in the message, what is refused, and what the log has of it (F01, F08, F15, R01)."""
+"""Sending recorded tasks again: what is in the message (F01, F08, F15, R01)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,28 +11,20 @@ from celery import Celery
 
 from celery_journal.consumers import install
 from celery_journal.consumers.models import TaskResult
-from celery_journal.consumers.replay import CannotReplay, NothingToReplay, Order, Record, ReplayRefused, Wishes, begin, lineage
+from celery_journal.consumers.replay import CannotReplay, NothingToReplay, ReplayRefused
 from celery_journal.consumers.replay.edits import Edit
-from celery_journal.consumers.replay.replay import Pace
-from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal import Connection, Emitter
 from celery_journal.journal.events import (
-    TaskErased,
     TaskFailed,
-    TaskForgotten,
-    TaskIgnored,
-    TaskLost,
-    TaskReplayed,
-    TaskRevoked,
     TaskSent,
-    TaskStarted,
     TaskSucceeded,
 )
 from celery_journal.projections import task_result
 
 from .conftest import NewApp
 from .lostscene import Log
-from .replayscene import begun, failed, resumed
-from .scene import Mailbox, Message, current, recorded, row
+from .replayscene import Fail, begun, clear, failed, failing, only, resumed
+from .scene import Mailbox, Message, current
 
 SOON = timedelta(seconds=60)
 
@@ -50,41 +41,19 @@ def log(connection: Connection) -> Log:
 
 @pytest.fixture
 def app(make_app: NewApp, mailbox: Mailbox) -> Celery:
-    """An app that sends to a folder."""
     return install(make_app(**mailbox.conf))
-
-
-Fail = Callable[..., str]
 
 
 @pytest.fixture
 def fail(app: Celery, log: Log, mailbox: Mailbox) -> Fail:
-    """Sends a task, which fails; only what is sent afterwards is in the mailbox."""
-
-    def fail(name: str = "scene.add", args: Any = (1, 2), kwargs: Any = None, kind: Any = TaskFailed, **options: Any) -> str:
-        task_id = str(app.send_task(name, args, kwargs, **options).id)
-        app.backend.buffer.flush()
-        if kind is not None:
-            log.tell(kind, task_id, worker="w1")
-        for path in (mailbox.folder / "queue").iterdir():
-            path.unlink()
-        return task_id
-
-    return fail
-
-
-def only(mailbox: Mailbox) -> Message:
-    """Return the one message in the mailbox."""
-    (message,) = mailbox.sent()
-    return message
+    return failing(app, log, mailbox)
 
 
 def published(app: Celery, mailbox: Mailbox, *task: Any, **options: Any) -> Message:
     """Return the message that Celery makes of the task."""
     app.send_task(*task, **options)
     message = only(mailbox)
-    for path in (mailbox.folder / "queue").iterdir():
-        path.unlink()
+    clear(mailbox)
     return message
 
 
@@ -125,34 +94,6 @@ def test_it_is_sent_as_it_was_published(app: Celery, log: Log, mailbox: Mailbox)
     assert linked["options"]["headers"] == {"journal_replay_of": "callback"}
     assert (linked["task"], linked["args"]) == ("scene.collect", ["got"])
     assert again.embedded["errbacks"] == first.embedded["errbacks"]
-
-
-def test_who_when_and_why_are_facts_in_the_log(app: Celery, dsn: str, log: Log, fail: Fail) -> None:
-    """F15: of the replay, and of each task, with lineage both ways."""
-    task_id = fail()
-
-    begun(log.connection, app, [task_id], also_unfinished=True).run()
-    app.backend.buffer.flush()
-
-    started, planned, sending, finished = (place.event for place in recorded(dsn, "r1"))
-    assert [event.kind for event in (started, planned, sending, finished)] == [
-        "replay-started",
-        "replay-planned",
-        "replay-sending",
-        "replay-finished",
-    ]
-    facts = started.model_dump()
-    assert (facts["author"], facts["reason"], facts["size"]) == ("alice@desk", "the bank was down", 1)
-    assert facts["options"] == {"also_unfinished": True}
-    assert finished.model_dump()["counts"] == {"sent": 1, "skipped": 0, "refused": 0, "doubtful": 0, "along": 0}
-    (told,) = (place.event for place in recorded(dsn, task_id) if isinstance(place.event, TaskReplayed))
-    assert (told.replay, told.author, told.reason) == ("r1", "alice@desk", "the bank was down")
-    assert told.task_id is not None
-    assert lineage(log.connection, task_id).replayed_as == (told.task_id,)
-    assert lineage(log.connection, told.task_id).replay_of == task_id
-    result = app.AsyncResult(told.task_id)
-    assert (result.replay_of, result.replayed_as) == (task_id, ())
-    assert row(dsn, task_id).status == "FAILURE"
 
 
 def test_the_same_id_if_that_is_asked_for(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
@@ -203,85 +144,13 @@ def test_moments_that_have_passed(app: Celery, log: Log, mailbox: Mailbox, fail:
     begun(log.connection, app, [past, coming]).run()
 
     moved, kept = sorted(mailbox.sent(), key=lambda message: message.headers["journal_replay_of"] != past)
-    sent_at = next(place.event.occurred_at for place in recorded_of(log, past))
+    sent_at = next(place.event.occurred_at for place in log.journal.read_stream(log.connection, past))
     expires = datetime.fromisoformat(moved.headers["expires"])
     assert moved.headers["eta"] is None
     assert timedelta(0) <= expires - (datetime.now(UTC) + (now - timedelta(seconds=1) - sent_at)) + timedelta(seconds=5)
     assert abs(expires - datetime.now(UTC)) < timedelta(seconds=5)
     assert kept.headers["eta"] == (now + SOON).isoformat()
     assert kept.headers["expires"] == (now + 2 * SOON).isoformat()
-
-
-def recorded_of(log: Log, task_id: str) -> list[Any]:
-    """Return the facts of a task."""
-    return log.journal.read_stream(log.connection, task_id)
-
-
-def test_what_has_succeeded_is_left_out_unless_asked_for(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
-    """Whether it has done so itself, its result ignored or not, or since, in an earlier replay."""
-    good, ignored, since = fail(kind=TaskSucceeded), fail(kind=TaskIgnored), fail()
-    (copy,) = begun(log.connection, app, [since], "earlier").run().sent.values()
-    log.tell(TaskSucceeded, copy)
-
-    summary = begun(log.connection, app, [good, ignored, since]).run()
-    all_of_them = begun(log.connection, app, [good, ignored, since], "all", also_succeeded=True).run()
-
-    assert summary.skipped == [(good, "it has succeeded"), (ignored, "it has succeeded"), (since, f"it has succeeded as {copy}")]
-    assert not summary.sent
-    assert all_of_them.sent.keys() == {good, ignored, since}
-
-
-def test_what_has_not_ended_is_refused_unless_asked_for(app: Celery, log: Log, fail: Fail) -> None:
-    """It would run twice; one that is lost will not, and one that was revoked neither."""
-    waits, runs, lost, revoked = fail(kind=None), fail(kind=TaskStarted), fail(kind=None), fail(kind=TaskRevoked)
-    log.tell(TaskLost, lost, reason="worker gone")
-
-    summary = begun(log.connection, app, [waits, runs, lost, revoked]).run()
-    again = begun(log.connection, app, [lost], "again").run()
-    after_all = begun(log.connection, app, [waits, runs], "after all", also_unfinished=True).run()
-
-    assert summary.refused == [(waits, "it has not ended: it is PENDING"), (runs, "it has not ended: it is STARTED")]
-    assert summary.sent.keys() == {lost, revoked}
-    assert [why for _, why in again.refused] == [f"it has not ended as {summary.sent[lost]}: it is PENDING"]
-    assert after_all.sent.keys() == {waits, runs}
-
-
-def test_what_cannot_be_replayed_is_refused_in_one_sentence_and_the_rest_goes_on(
-    app: Celery, make_app: NewApp, mailbox: Mailbox, log: Log, fail: Fail
-) -> None:
-    """Redacted, erased, not captured, not recorded, not decodable, not known: each counted at the end."""
-    hidden = fail(argsrepr="('***',)")
-    erased = fail()
-    log.tell(TaskErased, erased, reason="request 7")
-    options = make_app(**mailbox.conf, result_backend_transport_options={"store_arguments": False})
-    bare = str(options.send_task("scene.add", [1, 2]).id)
-    options.backend.buffer.flush()
-    unsent = "unsent"
-    broadcast = "broadcast"
-    log.tell(TaskSent, broadcast, name="scene.add", source="broadcast")
-    pickled = make_app(**mailbox.conf, task_serializer="pickle")
-    strange = str(pickled.send_task("scene.add", [{1, 2}]).id)
-    pickled.backend.buffer.flush()
-    below = fail("scene.add", [], link=[app.signature("scene.add", args=[1]).set(argsrepr="(...)")])
-    for task_id in (bare, unsent, strange, broadcast):
-        log.tell(TaskFailed, task_id)
-    good = fail()
-    app.conf.accept_content = ["json"]
-
-    summary = begun(log.connection, app, [hidden, erased, bare, unsent, "nobody", strange, below, broadcast, good]).run()
-
-    assert dict(summary.refused) == {
-        hidden: "its arguments were hidden by the caller (argsrepr, kwargsrepr)",
-        erased: "its payload was erased",
-        bare: "its arguments were not captured (store_arguments is off, or they were too large)",
-        unsent: "it is not recorded how it was sent",
-        broadcast: "it is not recorded how it was sent",
-        "nobody": "the journal knows no such task",
-        strange: "its arguments cannot be decoded here (application/x-python-serialize); perhaps accept_content refuses them",
-        below: "the arguments of what comes after it were hidden by the caller (argsrepr, kwargsrepr)",
-    }
-    assert summary.sent.keys() == {good}
-    assert summary.counts["refused"] == 8
 
 
 def test_a_pickle_is_sent_as_a_pickle(make_app: NewApp, mailbox: Mailbox, log: Log) -> None:
@@ -296,18 +165,6 @@ def test_a_pickle_is_sent_as_a_pickle(make_app: NewApp, mailbox: Mailbox, log: L
     types = {json.loads(path.read_bytes())["content-type"] for path in (mailbox.folder / "queue").glob("*.msg")}
     assert types == {"application/x-python-serialize"}
     assert len(list((mailbox.folder / "queue").glob("*.msg"))) == 2
-
-
-def test_what_left_the_views_can_be_replayed_from_the_log(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
-    """Forgotten results and expired ones are in the log still, and how they ended."""
-    bad, good = fail(), fail(kind=TaskSucceeded)
-    for task_id in (bad, good):
-        log.tell(TaskForgotten, task_id)
-
-    summary = begun(log.connection, app, [bad, good]).run()
-
-    assert summary.sent == {bad: only(mailbox).id}
-    assert summary.skipped == [(good, "it has succeeded")]
 
 
 def test_the_first_attempt_is_what_is_sent_again(app: Celery, log: Log, mailbox: Mailbox) -> None:
@@ -328,8 +185,7 @@ def test_protocol_1_becomes_protocol_2(app: Celery, log: Log, mailbox: Mailbox) 
     task_id = str(app.send_task("scene.add", [1, 2], {"z": 3}, time_limit=9, group_id="g").id)
     app.backend.buffer.flush()
     log.tell(TaskFailed, task_id)
-    for path in (mailbox.folder / "queue").iterdir():
-        path.unlink()
+    clear(mailbox)
 
     begun(log.connection, app, [task_id]).run()
 
@@ -401,69 +257,3 @@ def test_without_celery_a_row_cannot_be_replayed(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(RuntimeError, match=r"import TaskResult from celery_journal\.consumers\.models"):
         TaskResult(task_id="t", status="FAILURE").replay()
-
-
-def test_a_name_is_taken_once(app: Celery, log: Log, fail: Fail) -> None:
-    """By a replay, or by anything else in the log; and one that was never begun cannot be resumed."""
-    task_id = fail()
-    begun(log.connection, app, [task_id]).run()
-
-    for name in ("r1", task_id):
-        with pytest.raises(ReplayRefused, match=f"named {name} already"):
-            begin(log.connection, Journal(), Emitter(), Order(name, Wishes()), [])
-    with pytest.raises(ReplayRefused, match="there is no replay r2"):
-        Record.of(log.connection, Journal(), "r2")
-
-
-def test_a_replay_that_is_resumed_has_the_same_tasks(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
-    """What was planned is sent, and nothing that was sent is sent again, though it has not ended; what was refused is tried again."""
-    first, waits, last = fail(), fail(kind=None), fail()
-    replay = begun(log.connection, app, [first, waits, last])
-    stops = iter([False, True])
-    replay.is_stopped = lambda: next(stops)
-
-    stopped = replay.run()
-    log.tell(TaskFailed, waits)
-    resumed(log.connection, app).run()
-    again = resumed(log.connection, app).run()
-
-    assert (stopped.stopped, stopped.left, list(stopped.sent)) == ("it was interrupted", 2, [first])
-    assert [message.headers["journal_replay_of"] for message in mailbox.sent()].count(first) == 1
-    assert again.sent.keys() == {first, waits, last}
-    assert len(mailbox.sent()) == 3
-    assert [place.event.kind for place in recorded_of(log, "r1")].count("replay-finished") == 1
-
-
-def test_many_tasks_are_planned_in_several_facts(app: Celery, log: Log) -> None:
-    """A thousand a fact."""
-    ids = [f"t{number}" for number in range(2500)]
-
-    begin(log.connection, Journal(), Emitter(), Order("many", Wishes(set=("kwargs.a=1",), rate="5/s")), ids)
-
-    record = Record.of(log.connection, Journal(), "many")
-    assert record.planned == ids
-    assert record.order.wishes == Wishes(set=("kwargs.a=1",), rate="5/s")
-    assert [place.event.kind for place in recorded_of(log, "many")] == ["replay-started", *["replay-planned"] * 3]
-
-
-def test_a_preview_sends_and_records_nothing(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
-    """`--dry-run`."""
-    task_id, good = fail(), fail(kind=TaskSucceeded)
-    replay = begun(log.connection, app, [task_id, good])
-
-    summary = replay.preview()
-
-    assert (list(summary.sent), summary.skipped, mailbox.sent()) == ([task_id], [(good, "it has succeeded")], [])
-    assert [place.event.kind for place in recorded_of(log, "r1")] == ["replay-started", "replay-planned"]
-
-
-def test_the_rate_is_kept() -> None:
-    """No more leave together than are due in half a second, and who sends waits."""
-    slow, quick = Pace("2/s", 20), Pace("100/s", 20)
-    before = datetime.now(UTC)
-
-    for _ in range(6):
-        quick.wait(quick.batch)
-
-    assert (slow.batch, Pace(None, 20).batch, quick.batch) == (1, 20, 20)
-    assert timedelta(seconds=0.9) < datetime.now(UTC) - before < timedelta(seconds=5)

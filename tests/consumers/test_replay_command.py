@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from celery_journal.consumers.cli.main import main
 from celery_journal.consumers.replay import Replay, Uncertain
-from celery_journal.consumers.replay.broker import OneByOne
+from celery_journal.consumers.replay.onebyone import OneByOne
 from celery_journal.consumers.replay.steps import new_id
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import Event, TaskStarted, TaskSucceeded

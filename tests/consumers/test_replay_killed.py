@@ -20,7 +20,7 @@ from celery import Celery
 from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal.consumers.replay import BrokerAway, ReplayRefused
-from celery_journal.consumers.replay.broker import Transactional
+from celery_journal.consumers.replay.rabbitmq import Transactional
 from celery_journal.consumers.replay.steps import new_id
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import TaskStarted
