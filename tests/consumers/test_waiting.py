@@ -340,7 +340,9 @@ def test_results_that_nobody_waits_for_leave_nothing_behind(waiting_app: Celery,
     time.sleep(0.5)
     gc.collect()
 
-    until(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, waiting_app.AsyncResult) and thing.app is waiting_app])
+    until(
+        lambda: not [thing for thing in gc.get_objects() if issubclass(type(thing), waiting_app.AsyncResult) and thing.app is waiting_app]
+    )
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
