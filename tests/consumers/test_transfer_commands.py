@@ -217,7 +217,7 @@ def test_wrong_usage_is_one_sentence(connection: Connection, run: Any, arguments
 def test_without_a_journal_one_sentence_says_so(embedded_server: str, tmp_path: Path, arguments: list[str]) -> None:
     """Exit code 2 where no database is named, 3 where none answers, 6 where it has no journal; and no file is made."""
     output = ["-o", str(tmp_path / "out")] if arguments[0] == "export" else []
-    targets = [], ["--dsn", "postgresql://u@127.0.0.1:1/d"], ["--dsn", as_url(embedded_server)]
+    targets: tuple[list[str], ...] = [], ["--dsn", "postgresql://u@127.0.0.1:1/d"], ["--dsn", as_url(embedded_server)]
 
     ended = [CliRunner().invoke(main, [*target, *arguments, *output], env={"CELERY_JOURNAL_DSN": None}) for target in targets]
 
