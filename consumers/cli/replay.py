@@ -160,7 +160,7 @@ def _report(summary: Summary, output: Output, *, is_preview: bool = False) -> No
         return
     click.echo(f"{'would send' if is_preview else 'sent'} {counted(len(summary.sent), 'task')}")
     if summary.along:
-        click.echo(f"{counted(summary.along, 'task')} more go along, in the chains and chords of these")
+        click.echo(f"{counted(summary.along, 'more goes', 'more go')} along with these, in their chains and chords")
     for verb, told in (("skipped", summary.skipped), ("refused", summary.refused)):
         for why in dict.fromkeys(why for _, why in told):
             ids = [shown(task_id) for task_id, reason in told if reason == why]

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from celery import states
+
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import Event, TaskReplayed
 
@@ -240,11 +242,14 @@ class Steps:
     def _check(self, past: Past) -> None:
         """Raise NothingToReplay if it has succeeded, CannotReplay if it goes on by itself; unless these are wanted too."""
         for one in self._lineage(past):
-            again = "" if one is past else f" as {one.task_id}"
+            # Without ids: those who read it want to see the same reason of many tasks once.
+            first = one is past
             if self._is_done(one) and not self._wishes.also_succeeded:
-                raise NothingToReplay(f"it has succeeded{again}")
+                raise NothingToReplay("it has succeeded" if first else "it has succeeded since, in an earlier replay")
             if one.status is not None and not one.ended and not self._wishes.also_unfinished:
-                raise CannotReplay(f"it has not ended{again}: it is {one.status}")
+                raise CannotReplay(
+                    f"it has not ended: it is {one.status}" if first else f"an earlier replay of it has not ended: {one.status}"
+                )
 
     def _lineage(self, past: Past) -> Iterator[Past]:
         """Yield the task, and those as which it was sent again, and again."""

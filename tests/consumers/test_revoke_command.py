@@ -59,7 +59,7 @@ def test_what_runs_is_terminated(worker: Worker) -> None:
     done = worker.send("sleep", 0)
     done.get(timeout=PATIENCE)
     runs = worker.send("sleep", 600)
-    until(lambda: row(worker.dsn, runs.id).status == "STARTED", PATIENCE)
+    until(lambda: "task-started" in kinds(worker.dsn, runs.id), PATIENCE)
 
     ended = revoke(worker, "--filter", "name:scene.sleep", "--terminate", "--signal", signal.SIGKILL.name, "--json", "--yes")
 
