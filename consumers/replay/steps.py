@@ -246,10 +246,9 @@ class Steps:
             first = one is past
             if self._is_done(one) and not self._wishes.also_succeeded:
                 raise NothingToReplay("it has succeeded" if first else "it has succeeded since, in an earlier replay")
-            if one.status is not None and not one.ended and not self._wishes.also_unfinished:
-                raise CannotReplay(
-                    f"it has not ended: it is {one.status}" if first else f"an earlier replay of it has not ended: {one.status}"
-                )
+            status = one.status or (None if first else states.PENDING)  # of what was just sent again nothing may be recorded yet
+            if status is not None and not one.ended and not self._wishes.also_unfinished:
+                raise CannotReplay(f"{'it' if first else 'an earlier replay of it'} has not ended: it is {status}")
 
     def _lineage(self, past: Past) -> Iterator[Past]:
         """Yield the task, and those as which it was sent again, and again."""
