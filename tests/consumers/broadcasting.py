@@ -133,6 +133,8 @@ class Station:
         try:
             while not capture.is_reading and thread.is_alive():
                 time.sleep(0.01)
+            if str(self.conf["broker_url"]).startswith("redis"):
+                time.sleep(0.5)  # it subscribes with its first turn, and Redis keeps nothing for who has not
             yield capture
         finally:
             capture.stop()
