@@ -70,6 +70,8 @@ def _embedded(backend: JournalBackend, events: list[TaskEvent]) -> dict[str, Any
     except Exception as exc:  # noqa: BLE001  what cannot be read must not keep the task from its end
         logger.warning("the callbacks of a lost task cannot be read: %s", exc, extra={"task_id": sent[-1].stream})
         return {}
+    if not isinstance(embedded, dict):
+        return {}
     if embedded.get("chord"):
         embedded["chord"] = maybe_signature(embedded["chord"], app=backend.app)
     return dict(embedded)

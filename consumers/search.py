@@ -7,6 +7,7 @@ TaskResult.objects.using(connection).filter(Q)
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 import re
 import shlex
@@ -144,7 +145,10 @@ def _refuse(word: str, given: str) -> NoReturn:
 
 def _any_of(value: str, condition: Callable[[str], Q]) -> Q:
     """Return the condition that one of the values with commas holds."""
-    return reduce(or_, (condition(one) for one in value.split(",") if one), Q()) or condition(value)
+    given = [one for one in value.split(",") if one]
+    if not given:
+        raise BadQuery(f"{value!r} has no value between its commas")
+    return reduce(or_, map(condition, given))
 
 
 def _like(field: str, value: str) -> Q:
@@ -152,7 +156,7 @@ def _like(field: str, value: str) -> Q:
 
 
 def _state(value: str, _now: datetime) -> Q:
-    return _any_of(value, lambda one: _like("status", one.upper() if one.upper() in _STATES else one))
+    return _any_of(value, lambda one: _like("status", one.upper() if fnmatch.filter(_STATES, one.upper()) else one))
 
 
 def _worker(value: str, _now: datetime) -> Q:
@@ -177,7 +181,9 @@ def _until(value: str, now: datetime) -> Q:
 
 
 def _error(value: str, _now: datetime) -> Q:
-    return Q(traceback__icontains=value)
+    # What the worker tells in the place of a task, such as its time limit, comes without a traceback.
+    untraced = Q(status__in=sorted(states.EXCEPTION_STATES), traceback__isnull=True, result__contains=value)
+    return Q(traceback__icontains=value) | untraced
 
 
 def _lost(value: str, _now: datetime) -> Q:
@@ -211,7 +217,10 @@ def _in_json(key: str, path: str, value: str) -> Q:
     steps = [step for step in path.split(".") if step]
     if key == "args" and steps and not _is_place(steps[0]):
         key = "kwargs"
-    return reduce(or_, (Q(**{f"{key}__path": _at(steps, read)}) for read in _readings(value)))
+    found = reduce(or_, (Q(**{f"{key}__path": _at(steps, read)}) for read in _readings(value)))
+    # Looking for the letters first spares most rows their decoding; JSON may write other values in several ways.
+    is_plain = value.isascii() and value.isalnum() and (not value[0].isdigit() or value.isdigit())
+    return Q(**{f"{key}__contains": value.encode()}) & found if is_plain else found
 
 
 def _is_place(step: str) -> bool:
@@ -221,7 +230,7 @@ def _is_place(step: str) -> bool:
 def _at(steps: Sequence[str], value: object) -> Any:
     """Return the value inside objects and lists: `items.0` is the first of the list under `items`."""
     for step in reversed(steps):
-        value = {int(step) if _is_place(step) else step: value}
+        value = {int(step) if _is_place(step) and str(int(step)) == step else step: value}
     return value
 
 

@@ -92,7 +92,9 @@ class Statement:
             elif any(escape(step) != step for step in place):  # jsonb has no such key
                 conditions.append(self.piece("nothing"))
             else:
-                conditions.append(self.piece("path in a place", column=column, place=self.value(list(place)), value=value))
+                # A list contains a value that it has as an item, which is in another place.
+                piece = "path in a place" if isinstance(part, dict | list) else "value in a place"
+                conditions.append(self.piece(piece, column=column, place=self.value(list(place)), value=value))
         return SQL(" and ").join(conditions)
 
 

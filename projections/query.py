@@ -29,7 +29,7 @@ class Q:
     def __init__(self, *conditions: Q, **lookups: object) -> None:
         # What can be gone through once only is kept: a set may be asked many times.
         kept = ((name, list(value) if isinstance(value, Iterator) else value) for name, value in lookups.items())
-        self.children: tuple[Q | tuple[str, object], ...] = (*conditions, *kept)
+        self.children: tuple[Q | tuple[str, object], ...] = (*(one for one in conditions if one.children), *kept)
         self.connector: Literal["and", "or"] = "and"
         self.negated = False
 

@@ -120,5 +120,8 @@ starts_with(lower({column}), lower({value}))
 -- name: path in a place
 {column} #> {place}::text[] @> celery_journal.json_or_null({value}::bytea)
 
+-- name: value in a place
+{column} #> {place}::text[] = celery_journal.json_or_null({value}::bytea)
+
 -- name: isolation
 select current_setting('transaction_isolation')

@@ -110,12 +110,17 @@ class Awaiting(Waiting):
         waiter = Hinted([*wanted, *parents])
         with self.ear.attended_by(waiter):
             try:
+                if timeout is not None and timeout <= 0:  # one look, however long it takes
+                    await self._read_until_ready(waiter, wanted, parents, propagate=propagate, once=True)
+                    return
                 async with asyncio.timeout(timeout):
                     await self._read_until_ready(waiter, wanted, parents, propagate=propagate)
             except TimeoutError as exc:
                 raise CeleryTimeoutError(f"The operation timed out after {timeout} s.") from exc
 
-    async def _read_until_ready(self, waiter: Hinted, wanted: dict[str, list[Any]], parents: dict[str, Any], *, propagate: bool) -> None:
+    async def _read_until_ready(
+        self, waiter: Hinted, wanted: dict[str, list[Any]], parents: dict[str, Any], *, propagate: bool, once: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         desk = self._desks.setdefault(loop, Desk(self._read_ready))
         asked, poll, read_at, is_away, is_first = {*wanted, *parents}, FIRST_POLL, loop.time(), False, True
@@ -137,6 +142,8 @@ class Awaiting(Waiting):
                         return
             if not wanted:
                 return
+            if once:
+                raise TimeoutError
             is_heard = self.ear.hears(waiter) and not is_away
             silence = self.options.reread_interval if is_heard else poll
             asked = await waiter.heard(max(0.0, read_at + silence - loop.time())) & {*wanted, *parents}

@@ -186,8 +186,8 @@ def _unless_made(given: Any, value: Any, maxsize: int, app: Any) -> str | None:
     return None if given == saferepr(value, maxsize, maxlevels=app.conf.get("task_repr_maxlevels", 3)) else given
 
 
-def _encoded(embedded: Mapping[str, Any], app: Any) -> tuple[bytes, str] | None:
-    """Return callbacks, chain and chord as the task's own serializer makes them, or else another; None if none can."""
+def _encoded(embedded: Mapping[str, Any], app: Any) -> tuple[bytes, str]:
+    """Return callbacks, chain and chord as the task's own serializer makes them, or else another; null if none can."""
     for serializer in (app.conf.task_serializer, "json"):
         try:
             content_type, _, encoded = dumps({name: value for name, value in embedded.items() if value}, serializer=serializer)
@@ -196,7 +196,7 @@ def _encoded(embedded: Mapping[str, Any], app: Any) -> tuple[bytes, str] | None:
             return as_bytes(encoded), content_type
         except Exception as exc:  # noqa: BLE001  a signature may hold anything
             logger.debug("%s does not take the callbacks of a task: %s", serializer, exc)
-    return None
+    return b"null", "application/json"  # there was something, which a replay must not leave out
 
 
 def _without_hidden(given: Any) -> Any:

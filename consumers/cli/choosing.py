@@ -28,9 +28,12 @@ def chosen(connection: Connection, schema: str, task_ids: Sequence[str], words: 
     found: list[str] = []
     if words is not None:
         try:
-            condition = condition_of(search.split(words))
+            given = search.split(words)
         except search.BadQuery as exc:
             raise click.UsageError(str(exc)) from exc
+        if not given:
+            raise click.UsageError("--filter finds every task where it is empty; write words, such as 'state:FAILURE since:2h'")
+        condition = condition_of(given)
         tasks = TaskResult.objects.using(connection, schema).filter(condition & (also or Q()))
         found = [row["task_id"] for row in tasks.values("task_id")]
     return list(dict.fromkeys([*task_ids, *found]))
@@ -52,4 +55,8 @@ def app_of(target: Any, broker: str | None) -> Any:
     app = target.backend.app
     if broker is not None and broker != app.conf.broker_url:
         app.conf.update(broker_url=broker, broker_write_url=broker)
+    try:
+        _ = app.connection_for_write().transport
+    except (KeyError, ValueError, ImportError) as exc:
+        raise click.UsageError(f"the broker's URL cannot be used: {str(exc).strip().partition(chr(10))[0]}") from exc
     return app

@@ -41,5 +41,11 @@ def one_sentence() -> Iterator[None]:
         raise Failure(f"{exc.diag.message_primary}; run this as the owner of the schema", 4) from exc
     except (errors.LockNotAvailable, errors.DeadlockDetected) as exc:
         raise Failure("a long transaction holds the tables; nothing was changed, try again when it has ended", 1) from exc
+    except errors.QueryCanceled as exc:
+        raise Failure("the statement took longer than statement_timeout allows; narrow the query", 1) from exc
+    except psycopg.DataError as exc:
+        raise click.UsageError(f"the database cannot reckon with that: {exc.diag.message_primary}") from exc
+    except RecursionError as exc:
+        raise click.UsageError("that is nested too deeply") from exc
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise Failure(f"the database went away: {str(exc).strip().partition(chr(10))[0]}", DatabaseUnreachable.exit_code) from exc

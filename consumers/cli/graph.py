@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -53,10 +52,9 @@ def graph(ctx: click.Context, subject: str, form: str, output: Output) -> None:
         click.echo(drawings[form](canvas))
     else:
         printer = console()
-        if not sys.stdout.isatty():
-            printer.width = WIDE
+        printer.width = WIDE  # a terminal wraps what rich would leave out: a label without room
         for tree in as_tree(canvas, style_of):
-            printer.print(tree)
+            printer.print(tree, soft_wrap=True, crop=False)
     if canvas.is_cut:
         click.echo(f"only the first {len(canvas.nodes):,} of the canvas are shown", err=True)
     if not canvas.nodes:

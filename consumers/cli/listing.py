@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import click
+from celery import states
 
 from celery_journal.consumers.contents import arguments_of, error_of
 from celery_journal.consumers.words import duration, moment
 from celery_journal.journal import check_version
-from celery_journal.projections import TaskResult
+from celery_journal.projections import QuerySet, TaskResult
 from celery_journal.projections.query import Q
 
 from .output import Column, Output, console, output_options
@@ -55,9 +57,17 @@ READ = (
 )
 
 
+def _shown(found: QuerySet[TaskResult], tasks: Any) -> Iterator[TaskResult]:
+    """Yield the tasks without their results, which may be large; but for errors that have no traceback, as that of a time limit."""
+    for row in found.values(*READ):
+        task = TaskResult(**row)
+        is_error = task.status in states.EXCEPTION_STATES and task.traceback is None
+        yield (is_error and tasks.filter(task_id=task.task_id).first()) or task
+
+
 @click.command("list", cls=Searching)
 @words_argument
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=0), help="Tasks at most; 0 lists all.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(0, 10**9), help="Tasks at most; 0 lists all.")
 @click.option("--order", metavar="FIELD", help="Order by this field of the view task_result, -FIELD descending.  [default: -date_done]")
 @output_options
 @click.pass_context
@@ -70,18 +80,19 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
     target = ctx.obj
     with target.connect() as connection:
         check_version(connection, target.schema)
-        found = TaskResult.objects.using(connection, target.schema).filter(condition)
+        tasks = TaskResult.objects.using(connection, target.schema)
+        found = tasks.filter(condition)
         if order is not None:
             found = found.order_by(order)
         found = found[: limit + 1] if limit else found
-        # People see nothing of the results, which may be large.
-        tasks: Iterator[Any] = iter(found) if output.is_data else (TaskResult(**row) for row in found.values(*READ))
+        rows: Any = iter(found) if output.is_data else _shown(found, tasks)
         width = console().width
         columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or width >= least]
-        printed = output.rows(
-            itertools.islice(tasks, limit) if limit else tasks, columns, lambda task: task.as_dict(), nothing="no task is like that"
-        )
-        if limit and not output.is_data and sys.stdout.isatty() and next(tasks, None) is not None:
-            click.echo(f"there are more than these {limit:,}; narrow the query, or say --limit", err=True)
+        with closing(rows):  # before its connection: it may not have been read to its end
+            printed = output.rows(
+                itertools.islice(rows, limit) if limit else rows, columns, lambda task: task.as_dict(), nothing="no task is like that"
+            )
+            if limit and not output.is_data and sys.stdout.isatty() and next(rows, None) is not None:
+                click.echo(f"there are more than these {limit:,}; narrow the query, or say --limit", err=True)
     if not printed:
         ctx.exit(1)

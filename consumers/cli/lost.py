@@ -114,4 +114,4 @@ def _print(found: list[Lost], output: Output) -> None:
     else:
         for one in found:
             marked = " (marked)" if one.marked else ""
-            click.echo(f"{shown(one.task_id or one.group_id)}: {shown(one.name or '')} {one.state}: {shown(one.reason)}{marked}")
+            click.echo(f"{shown(one.task_id or one.group_id)}: {shown(one.name or '')} {shown(one.state)}: {shown(one.reason)}{marked}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,11 +154,25 @@ def confirm(question: str, output: Output, *, yes: bool, dry_run: bool, scripted
 
 def as_json(one: object, indent: int | None = None) -> str:
     """Return the object as JSON: moments in UTC, spans in seconds, bytes as text (base64 where they are binary)."""
-    return json.dumps(one, indent=indent, default=_for_json, ensure_ascii=True)
+    return json.dumps(_plain_data(one), indent=indent, ensure_ascii=True, allow_nan=False)
 
 
-def _for_json(value: object) -> object:
+def _plain_data(value: object, within: frozenset[int] = frozenset()) -> object:
+    """Return the value made of what JSON has: serializers of users know keys, sets, numbers and circles that it has not."""
     match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case dict() | list() | tuple() | set() | frozenset() if id(value) in within:
+            return "..."
+        case dict():
+            inner = within | {id(value)}
+            return {key if isinstance(key, str) else str(key): _plain_data(item, inner) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain_data(item, within | {id(value)}) for item in value]
+        case set() | frozenset():
+            return [_plain_data(item, within | {id(value)}) for item in sorted(value, key=str)]
         case datetime():
             return value.astimezone(UTC).isoformat()
         case date():
@@ -166,8 +181,6 @@ def _for_json(value: object) -> object:
             return value.total_seconds()
         case bytes():
             return text_of(value)
-        case set() | frozenset():
-            return sorted(value)
         case _:
             return str(value)
 

@@ -6,7 +6,6 @@ import signal as signals
 from typing import Any
 
 import click
-from kombu.exceptions import OperationalError
 
 from celery_journal.consumers.capture.control import account
 from celery_journal.consumers.words import counted, shown
@@ -61,6 +60,9 @@ def revoke(
     \b
     celery -A shop journal revoke --filter 'name:billing.* state:PENDING' --reason "wrong prices"
     """
+    from celery_journal.consumers.replay import BrokerAway
+    from celery_journal.consumers.replay.sender import in_one_sentence
+
     app, action = app_of(target, broker), "terminate" if terminate else "revoke"
     journal, emitter = Journal(target.schema), Emitter()
     try:
@@ -73,16 +75,16 @@ def revoke(
             done = bool(found) and confirm(f"{action} {counted(len(found), 'task')}?", output, yes=yes, dry_run=dry_run)
             if done:
                 facts: dict[str, Any] = {"action": action, "author": account(), "reason": reason, "source": "operator"}
-                with app.connection_for_write(connect_timeout=TIMEOUT) as sending:
+                with app.connection_for_write(connect_timeout=TIMEOUT) as sending, in_one_sentence(sending):
                     sending.ensure_connection(max_retries=1, timeout=TIMEOUT)
                     for start in range(0, len(found), BATCH):
                         batch = found[start : start + BATCH]
-                        # Here and not by what is attached to revoke(), which knows no reason.
-                        journal.append(connection, *(emitter.emit(OperatorActed, one, **facts) for one in batch))
                         arguments = {"task_id": batch, "terminate": terminate, "signal": signal}
                         app.control.broadcast("revoke", arguments=arguments, connection=sending)
-    except (OperationalError, OSError) as exc:
-        raise Failure(f"no broker answers: {str(exc).strip().partition(chr(10))[0]}", NO_BROKER) from exc
+                        # Here and not by what is attached to revoke(), which knows no reason.
+                        journal.append(connection, *(emitter.emit(OperatorActed, one, **facts) for one in batch))
+    except BrokerAway as exc:
+        raise Failure(str(exc), NO_BROKER) from exc
     finally:
         app.backend.database.close()
     if output.is_data:

@@ -20,6 +20,9 @@ _NEGATED = re.compile(r"-[A-Za-z_]+(\.[^:]*)?:", re.DOTALL)
 #: Stands for its hyphen until click has read the options. No argument of a program can hold it.
 _HYPHEN = "\0"
 
+#: Where a command finds its words again.
+_WORDS = f"{__name__}.words"
+
 HELP = "\b\nQuery words, all of which must hold; a hyphen before one means that it must not:\n" + "\n".join(
     textwrap.wrap(" ".join(example.replace(" ", "\0") for example in search.WORDS.values()), 76)
 ).replace("\0", " ")
@@ -42,8 +45,14 @@ def words_argument(command: Any) -> Any:
     return click.argument("condition", metavar="[WORD]...", nargs=-1, callback=_condition)(command)
 
 
-def _condition(_ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Q:
-    return condition_of([word.replace(_HYPHEN, "-", 1) if word.startswith(_HYPHEN) else word for word in words])
+def _condition(ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Q:
+    ctx.meta[_WORDS] = given = [word.replace(_HYPHEN, "-", 1) if word.startswith(_HYPHEN) else word for word in words]
+    return condition_of(given)
+
+
+def is_dated(ctx: click.Context) -> bool:
+    """Return whether a word says since when, or until when."""
+    return any(word.startswith(("since:", "until:")) for word in ctx.meta[_WORDS])
 
 
 def condition_of(words: Sequence[str]) -> Q:

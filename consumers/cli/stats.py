@@ -13,7 +13,7 @@ from celery_journal.journal import check_version
 from celery_journal.projections import Q
 
 from .output import Column, Output, console, output_options
-from .searching import Searching, condition_of, words_argument
+from .searching import Searching, condition_of, is_dated, words_argument
 
 
 def _span(span: timedelta | None) -> str:
@@ -45,10 +45,12 @@ COLUMNS = (
 
 @click.command("stats", cls=Searching)
 @words_argument
-@click.option("--since", default="1d", show_default=True, help="Count what ended since then: 2h, 2026-01-31; `all` counts everything.")
+@click.option(
+    "--since", help="Count what ended since then: 2h, 2026-01-31; `all` counts everything.  [default: 1d, unless a word has dates]"
+)
 @output_options
 @click.pass_context
-def stats(ctx: click.Context, condition: Q, since: str, output: Output) -> None:
+def stats(ctx: click.Context, condition: Q, since: str | None, output: Output) -> None:
     """Count the tasks by name: how many failed, how long they waited in their queues, and how long they ran. Exit code 1 if there are none.
 
     p50, p95 and p99 are what 50, 95 and 99 of a hundred runs did not exceed; each attempt is a run.
@@ -57,6 +59,8 @@ def stats(ctx: click.Context, condition: Q, since: str, output: Output) -> None:
     celery-journal stats --since 2h 'name:billing.*'
     """
     target = ctx.obj
+    if since is None:
+        since = "all" if is_dated(ctx) else "1d"
     if since != "all":
         condition &= condition_of([f"since:{since}"])
     with target.connect() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import getpass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal.consumers import embedded
 from celery_journal.consumers.options import Options, locate
-from celery_journal.journal import Connection, connect
+from celery_journal.journal import Connection, DsnUnreadable, connect
 
 
 class Target:
@@ -70,12 +70,13 @@ class Target:
         location = self.location
         if isinstance(location, Path):
             return f"journal+embedded://{location}"
-        with suppress(ProgrammingError):  # whoever connects says so
+        try:
             parts = conninfo_to_dict(location)
-            user, password = parts.pop("user", None), parts.pop("password", None)
-            account = ":".join(quote(str(part), safe="") for part in (user, password) if part) + "@" if user else ""
-            return f"journal+postgresql://{account}/?{urlencode(parts, quote_via=quote)}"
-        return f"journal+{location}"
+        except ProgrammingError:  # from nothing: libpq quotes what it cannot read, and that may be the password
+            raise DsnUnreadable("the DSN cannot be read; write it as postgresql://user@host:port/database") from None
+        password, user = parts.pop("password", None), parts.pop("user", None) or (getpass.getuser() if "password" in parts else None)
+        account = ":".join(quote(str(part), safe="") for part in (user, password) if part) + "@" if user else ""
+        return f"journal+postgresql://{account}/?{urlencode(parts, quote_via=quote)}"
 
 
 class AppTarget(Target):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from celery.utils.time import maybe_iso8601
 from kombu.serialization import loads, prepare_accept_content
 
 from celery_journal.consumers.backend.members import members_of
@@ -28,6 +31,25 @@ _INNER = ("tasks", "header", "body")
 Ids = Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The time between the message and its replay."""
+
+    sent_at: datetime
+    now: datetime
+
+    def moved(self, moment: Any) -> Any:
+        """Return the moment of an `expires`: one that has passed is moved, to be as long after the replay as it was after the message."""
+        try:
+            at = maybe_iso8601(moment)
+        except (TypeError, ValueError):
+            return moment
+        if not isinstance(at, datetime):  # seconds, which count from the sending
+            return moment
+        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return (at + (self.now - self.sent_at)).isoformat() if at <= self.now else moment
+
+
 def embedded_of(sent: TaskSent, accept: Any) -> dict[str, Any]:
     """Return the callbacks, the chain and the chord of a message; raise CannotReplay if they are not all there."""
     if sent.embedded is None:
@@ -37,6 +59,8 @@ def embedded_of(sent: TaskSent, accept: Any) -> dict[str, Any]:
     except Exception as exc:
         what = sent.embedded_content_type
         raise CannotReplay(f"its callbacks, chain or chord cannot be decoded here ({what}); perhaps accept_content refuses them") from exc
+    if embedded is None:
+        raise CannotReplay("its callbacks, chain or chord were not captured: no serializer took them")
     if not isinstance(embedded, dict):
         raise CannotReplay("its callbacks, chain or chord are recorded in a form that this version does not know")
     for signature in _all(list(embedded.values())):
@@ -75,22 +99,24 @@ def ids_in(value: Any) -> set[str]:
     return found
 
 
-def renewed(value: Any, new: Ids) -> Any:
+def renewed(value: Any, new: Ids, passed: Passed | None = None) -> Any:
     """Return the signatures with new ids for old, each with a header that says which it was."""
     if isinstance(value, list | tuple):
-        return [renewed(item, new) for item in value]
+        return [renewed(item, new, passed) for item in value]
     if not isinstance(value, Mapping) or "task" not in value:
         return value
     options = dict(options_of(value))
     task_id = options.get("task_id")
     options |= {name: new.get(str(options[name]), options[name]) for name in _IDS if options.get(name)}
-    options |= {name: renewed(options[name], new) for name in _SIGNATURES if options.get(name)}
+    options |= {name: renewed(options[name], new, passed) for name in _SIGNATURES if options.get(name)}
+    if passed is not None and options.get("expires") is not None:
+        options["expires"] = passed.moved(options["expires"])
     if task_id and str(task_id) in new and not value.get("subtask_type"):
         options["headers"] = {**(options.get("headers") or {}), REPLAY_OF: str(task_id)}
     kept = {**value, "options": options}
     if _is_canvas(value):
         kwargs = value.get("kwargs") or {}
-        kept["kwargs"] = {**kwargs, **{name: renewed(kwargs[name], new) for name in _INNER if kwargs.get(name)}}
+        kept["kwargs"] = {**kwargs, **{name: renewed(kwargs[name], new, passed) for name in _INNER if kwargs.get(name)}}
     return kept
 
 

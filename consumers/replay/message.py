@@ -16,7 +16,7 @@ from kombu.serialization import loads, prepare_accept_content, registry
 
 from celery_journal.journal.events import TaskSent
 
-from .canvas import REPLAY, REPLAY_OF, Ids, renewed
+from .canvas import REPLAY, REPLAY_OF, Ids, Passed, renewed
 from .edits import Edit, edited
 from .errors import CannotReplay
 
@@ -52,6 +52,8 @@ class Outgoing:
     def publish(self, app: Any, producer: Any) -> None:
         """Hand it to the broker, by a producer; whatever is attached to the sending of tasks hears of it."""
         queue = self._queue(app)
+        # Those of a topic exchange too: a broker that does not know it would drop the message without a word.
+        others = [one for one in app.amqp.queues.values() if self.exchange and one.exchange.name == self.exchange]
         app.amqp.send_task_message(
             producer,
             self.name,
@@ -59,7 +61,7 @@ class Outgoing:
             exchange=self.exchange,
             routing_key=self.routing_key,
             queue=queue,
-            declare=[queue],
+            declare=[queue, *(one for one in others if one is not queue and not isinstance(one, Broadcast))],
             serializer=self.serializer,
             retry=False,
         )
@@ -114,7 +116,9 @@ def compose(
         headers[REPLAY_OF] = sent.stream
     given = (sent.message or {}).get("properties")
     properties = {**(given if isinstance(given, dict) else {}), "correlation_id": new_id}
-    body = (args, kwargs, {name: renewed(embedded.get(name), renewal) for name in _EMBEDDED})
+    passed = Passed(sent.occurred_at, now)
+    # A tuple, as Celery's own is: from a list it would look as if the caller had given another repr.
+    body = (tuple(args), kwargs, {name: renewed(embedded.get(name), renewal, passed) for name in _EMBEDDED})
     heard = None
     if app.conf.task_send_sent_event:
         kept = ("root_id", "parent_id", "retries", "eta", "expires")
@@ -154,8 +158,8 @@ def _headers(sent: TaskSent, new_id: str, renewal: Ids, now: datetime) -> dict[s
             headers[name] = renewal.get(str(headers[name]), headers[name])
     if sent.eta is not None and sent.eta <= now:
         headers["eta"] = None
-    if sent.expires is not None and sent.expires <= now:
-        headers["expires"] = (sent.expires + (now - sent.occurred_at)).isoformat()
+    if sent.expires is not None:
+        headers["expires"] = Passed(sent.occurred_at, now).moved(headers["expires"])
     return headers
 
 

@@ -100,12 +100,24 @@ class Pasts:
         for row in self._rows(list(pasts)):
             ended = row["date_done"] is not None or row["lost_reason"] is not None
             pasts[row["task_id"]] = replace(pasts[row["task_id"]], status=row["status"], ended=ended, root_id=row["root_id"])
+        self._follow_same_ids(pasts)
         # The views may have forgotten what the log still knows.
         unseen = [key for key, past in pasts.items() if past.status is None and past.sent is not None]
         for recorded in self._events(unseen, _OF_ENDS):
             key = escape(recorded.event.stream)
             pasts[key] = _with_end(pasts[key], recorded)
         return list(pasts.values())
+
+    def _follow_same_ids(self, pasts: dict[str, Past]) -> None:
+        """Take a task that was sent again under its own id, and of which no end was heard since, for one that has not ended."""
+        again = {key for key, past in pasts.items() if any(event.task_id in {None, past.task_id} for event in past.replayed)}
+        last: dict[str, RecordedEvent] = {}
+        for recorded in self._events(again, (*_OF_ENDS, "task-replayed")):
+            last[escape(recorded.event.stream)] = recorded
+        for key, recorded in last.items():
+            event = recorded.event
+            if isinstance(event, TaskReplayed) and event.task_id in {None, pasts[key].task_id}:
+                pasts[key] = replace(pasts[key], status=states.PENDING, ended=False)
 
     def _events(self, streams: Iterable[str], kinds: Iterable[str]) -> list[RecordedEvent]:
         streams = list(streams)

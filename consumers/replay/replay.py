@@ -76,9 +76,10 @@ class Replay:
 
     def run(self, *, resend_doubtful: bool = False) -> Summary:
         """Send what is left to send, and return what has become of all."""
-        summary, steps = self._summary(), self._steps()
-        sender = sender_for(self.app, summary.replay_id)
+        sender = sender_for(self.app, self.record.order.replay_id)
         with self._alone():
+            self._read_again()
+            summary, steps = self._summary(), self._steps()
             try:
                 sender.open()
                 self._settle(steps, sender)
@@ -99,6 +100,12 @@ class Replay:
         for found in self._found(steps, summary, lambda _step: None):
             summary.sent |= {step.old_id: step.outgoing.new_id for step in found if step.outgoing}
         return summary
+
+    def _read_again(self) -> None:
+        """Read how far it got once nobody else can send: another process may have, since it was read."""
+        order = self.record.order  # perhaps with another rate than the log has
+        self.record = Record.of(self.connection, self.journal, order.replay_id)
+        self.record.order = order
 
     def _summary(self) -> Summary:
         planned = len(self.record.planned)
@@ -172,6 +179,7 @@ class Replay:
         """Yield the messages that are left to send, task by task, and count the others."""
         planned = self.record.planned
         rate = self.record.order.wishes.rate
+        steps.check = check
         look = LOOK if rate is None else max(1, min(LOOK, round(per_second(rate))))
         for place, task_id in enumerate(planned):
             if self.is_stopped():
@@ -182,8 +190,6 @@ class Replay:
                 steps.pasts.load(planned[place : place + look])
             try:
                 found = steps.of(task_id)
-                for step in found:
-                    check(step)
             except NothingToReplay as exc:
                 summary.skipped.append((task_id, str(exc)))
                 continue

@@ -76,6 +76,8 @@ class Steps:
         self._edits = [Edit.of(text) for text in order.wishes.set]
         #: Chords, and tasks, of which the messages were looked for already, and what was wrong with them.
         self._seen: dict[str, ReplayError | None] = {}
+        #: Raises CannotReplay for a message that has nowhere to go.
+        self.check: Callable[[Step], None] = lambda _step: None
 
     def of(self, task_id: str) -> list[Step]:
         """Return the messages that the task stands for; none if they were found for another one before.
@@ -108,7 +110,10 @@ class Steps:
             return []
         self._seen[found] = None
         try:
-            return steps()
+            found_steps = steps()
+            for step in found_steps:
+                self.check(step)
+            return found_steps
         except ReplayError as exc:
             self._seen[found] = exc
             raise
@@ -126,8 +131,11 @@ class Steps:
         return chord
 
     def _of_chord(self, chord: Chord, asked: str) -> list[Step]:
-        """Return the failed tasks of its header; its body, if that has run."""
+        """Return the failed tasks of its header; its body, if that has run. Where it was begun anew, the last time counts."""
         group_id = chord.counter.group_id
+        if not self._wishes.also_succeeded and (later := self._begun_again(chord)) is not None:
+            replay, renewed = later
+            return self._of_chord(renewed, new_id(replay, asked))
         body = self.pasts[chord.counter.body_task_id] if chord.counter.body_task_id else None
         if chord.counter.state == "unlocked" and not (self._wishes.also_succeeded and body and body.done):
             if body is None or body.sent is None:
@@ -136,6 +144,17 @@ class Steps:
                 raise NothingToReplay(f"it has succeeded, and its chord has begun its body {body.task_id}")
             return self.of(body.task_id)
         return self._once(group_id, lambda: self._header_of(chord))
+
+    def _begun_again(self, chord: Chord) -> tuple[str, Chord] | None:
+        """Return the last earlier replay that has begun the chord anew, and that chord; None if there is none."""
+        body_id = chord.counter.body_task_id
+        told = [event for one in (*chord.members, *([body_id] if body_id else [])) for event in self.pasts[one].replayed]
+        for replay in reversed(list(dict.fromkeys(event.replay for event in told if event.replay))):
+            if replay != self._order.replay_id:
+                group_id = new_id(replay, chord.counter.group_id)
+                if (renewed := Chord.of(self._connection, self._journal, group_id)) is not None:
+                    return replay, renewed
+        return None
 
     def _header_of(self, chord: Chord) -> list[Step]:
         """Return the tasks of the header that have not succeeded, the first with the facts that begin a new chord."""
@@ -178,15 +197,19 @@ class Steps:
 
     def _failed_of_chain(self, past: Past) -> Past:
         """Return the task itself, or if it has succeeded the first after it in its chain that has not."""
-        while past.done and not past.replayed_in(self._order.replay_id):
-            following = chain_of(self._embedded(past))
-            if not following or all(self.pasts[one].done for one in following):
+        while not past.replayed_in(self._order.replay_id) and (done := self._done_of(past)) is not None:
+            following = chain_of(self._embedded(done))
+            if not following or all(self._done_of(self.pasts[one]) is not None for one in following):
                 break
             later = self.pasts[following[0]]
-            if later.sent is None:
+            if later.sent is None and self._done_of(later) is None:
                 raise CannotReplay(f"{later.task_id}, which comes after it in its chain, was never sent")
             past = later
         return past
+
+    def _done_of(self, past: Past) -> Past | None:
+        """Return the task, or that as which it was sent again, that has succeeded; None if none has."""
+        return next((one for one in self._lineage(past) if one.done), None)
 
     def _step(self, past: Past, renewal: Mapping[str, str] | None = None) -> Step:
         """Return the message of the task; raise CannotReplay or NothingToReplay."""

@@ -10,7 +10,7 @@ from kombu.serialization import registry
 
 from celery_journal.consumers.backend.base import decompress_payload
 
-from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
+from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
 from .tables import rows_of
 
 TASKS, GROUPS = "celery_taskmeta", "celery_tasksetmeta"
@@ -23,6 +23,8 @@ def read(url: str, decoder: Decoder, serializer: str, zone: tzinfo) -> Iterator[
             yield _task(row, decoder, serializer, zone) if table == TASKS else _group(row, decoder, serializer, zone)
         except ForeignError as exc:
             yield Untaken(row["task_id" if table == TASKS else "taskset_id"], str(exc))
+        except (TypeError, KeyError, AttributeError, ValueError) as exc:
+            yield Untaken(row["task_id" if table == TASKS else "taskset_id"], NOT_OURS.format(type(exc).__name__))
 
 
 def _task(row: dict[str, Any], decoder: Decoder, serializer: str, zone: tzinfo) -> PastTask:

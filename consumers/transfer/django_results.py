@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_journal.consumers.request import as_bytes
 
-from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_zone
+from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_zone
 from .tables import rows_of
 
 TASKS, GROUPS = "django_celery_results_taskresult", "django_celery_results_groupresult"
@@ -22,6 +22,8 @@ def read(url: str, decoder: Decoder, zone: tzinfo) -> Iterator[Past]:
             yield _task(row, decoder, zone) if table == TASKS else _group(row, decoder, zone)
         except ForeignError as exc:
             yield Untaken(row["task_id" if table == TASKS else "group_id"], str(exc))
+        except (TypeError, KeyError, AttributeError, ValueError) as exc:
+            yield Untaken(row["task_id" if table == TASKS else "group_id"], NOT_OURS.format(type(exc).__name__))
 
 
 def _task(row: dict[str, Any], decoder: Decoder, zone: tzinfo) -> PastTask:

@@ -15,7 +15,7 @@ from celery_journal.journal.events import Event
 from celery_journal.projections import GroupResult, TaskResult
 
 from . import celery_tables, django_results, redis_results
-from .past import Decoder, ForeignError, Past, PastGroup, PastTask, Untaken
+from .past import NOT_OURS, Decoder, ForeignError, Past, PastGroup, PastTask, Untaken
 
 Source = Literal["django-celery-results", "sqlalchemy", "redis"]
 
@@ -81,7 +81,11 @@ def _take(connection: Connection, journal: Journal, source: Source, batch: list[
     saved = GroupResult.get_many(connection, [group.group_id for group in groups], journal.schema)
     facts: list[Event] = []
     for task in tasks:
-        told = task.facts(source)
+        try:
+            told = task.facts(source)
+        except ValueError as exc:  # of another type than the field of an event
+            taken.untaken.append(Untaken(task.task_id, NOT_OURS.format(type(exc).__name__)))
+            continue
         if task.task_id in ended:
             taken.known += 1
         elif not told:

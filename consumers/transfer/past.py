@@ -17,6 +17,9 @@ from celery_journal.consumers.timeline import KIND_OF_STATE
 from celery_journal.journal.emitter import identify
 from celery_journal.journal.events import KINDS, Encoded, Event, GroupSaved, TaskEvent, TaskProgress, TaskSent, TaskStarted
 
+#: Said of a row or a key, with what went wrong.
+NOT_OURS = "it is not what Celery stores: {}"
+
 
 class ForeignError(ValueError):
     """The other result backend cannot be read; the text is one sentence that says why, and what to do."""

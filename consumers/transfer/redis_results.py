@@ -12,7 +12,7 @@ from kombu.serialization import registry
 
 from celery_journal.consumers.backend.base import decompress_payload
 
-from .past import Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
+from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
 
 TASKS, GROUPS = "celery-task-meta-", "celery-taskset-meta-"
 
@@ -55,7 +55,7 @@ def _read(name: str, kind: str, payload: bytes, decoder: Decoder, serializer: st
     except ForeignError as exc:
         return Untaken(name, str(exc))
     except (TypeError, KeyError, AttributeError, ValueError) as exc:
-        return Untaken(name, f"it is not what Celery stores: {type(exc).__name__}")
+        return Untaken(name, NOT_OURS.format(type(exc).__name__))
 
 
 def _task(task_id: str, meta: dict[str, Any]) -> PastTask:

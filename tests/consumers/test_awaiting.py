@@ -118,6 +118,15 @@ def test_time_is_up(app: Celery) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_timeout_of_zero_is_one_look(app: Celery) -> None:
+    """As with `get()`: what is ready by then is returned."""
+    app.backend.store_result("t", 3, "SUCCESS")
+
+    assert asyncio.run(app.AsyncResult("t").aget(timeout=0)) == 3
+    with pytest.raises(CeleryTimeoutError):
+        asyncio.run(app.AsyncResult("never").aget(timeout=0))
+
+
 def test_who_gives_up_leaves_nothing_behind(app: Celery) -> None:
     """A request whose client has gone is cancelled."""
 
