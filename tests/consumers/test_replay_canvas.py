@@ -103,6 +103,45 @@ def test_all_steps_of_a_failed_chain_are_one(worker: Worker, connection: Connect
     assert {why for _, why in again.skipped} == {"it has succeeded since, in an earlier replay"}
 
 
+def test_a_step_that_has_succeeded_since_is_not_run_again(worker: Worker, connection: Connection, path: Path) -> None:
+    """Of a chain whose replay came further, and failed again, the last step counts."""
+    other = path.with_name("other")
+    result = chain(worker.signature("add", 1, 1), reading(worker, path), reading(worker, other))()
+    ended(worker, result)
+    failed, last = result.parent.id, result.id
+    path.write_text("5")
+    replayed(connection, worker, "further", failed)
+    copy, copy_of_last = the_copy_of(connection, failed), the_copy_of(connection, last)
+    until(lambda: row(worker.dsn, copy_of_last).status == "FAILURE", PATIENCE)
+    other.write_text("6")
+
+    summary = replayed(connection, worker, "to the end", copy_of_last, last, failed)
+
+    assert list(summary.sent) == [copy_of_last]
+    assert value(worker, the_copy_of(connection, copy_of_last)) == 6
+    assert lineage(connection, copy).replayed_as == ()
+
+
+def test_a_chord_that_failed_again_goes_on_from_its_last_time(worker: Worker, connection: Connection, path: Path) -> None:
+    """What its first replay has brought to success counts, whichever of its tasks is named."""
+    other = path.with_name("another")
+    body = chord([reading(worker, path), reading(worker, other)], app=worker.app)(worker.signature("collect"))
+    ended(worker, body)
+    group_id, members = body.parent.id, [member.id for member in body.parent.results]
+    until(lambda: ChordCounter.get(connection, group_id).state == "failed")
+    path.write_text("7")
+    replayed(connection, worker, "half", group_id)
+    first, second = (the_copy_of(connection, member) for member in members)
+    until(lambda: row(worker.dsn, second).status == "FAILURE" and row(worker.dsn, first).status == "SUCCESS", PATIENCE)
+    until(lambda: row(worker.dsn, the_copy_of(connection, body.id)).status == "FAILURE", PATIENCE)
+    other.write_text("8")
+
+    summary = replayed(connection, worker, "whole", members[1])
+
+    assert list(summary.sent) == [second]
+    assert value(worker, the_copy_of(connection, the_copy_of(connection, body.id))) == [7, 8]
+
+
 def test_a_chain_keeps_its_ids_where_that_is_asked_for(worker: Worker, connection: Connection, path: Path) -> None:
     """`--same-id`: who waits for the end of the chain gets its value."""
     result = chain(worker.signature("read", str(path)), worker.signature("add", 1))()

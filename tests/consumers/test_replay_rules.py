@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from celery import Celery
+from kombu import Exchange, Queue
 
 from celery_journal.consumers import install
 from celery_journal.consumers.replay import Order, Record, ReplayRefused, Wishes, begin, lineage
@@ -26,7 +28,7 @@ from celery_journal.journal.events import (
 
 from .conftest import NewApp
 from .lostscene import Log
-from .replayscene import Fail, begun, failing, only, resumed
+from .replayscene import Fail, begun, clear, failing, only, resumed
 from .scene import Mailbox, recorded, row
 
 SOON = timedelta(seconds=60)
@@ -227,3 +229,97 @@ def test_who_when_and_why_are_facts_in_the_log(app: Celery, dsn: str, log: Log, 
     result = app.AsyncResult(told.task_id)
     assert (result.replay_of, result.replayed_as) == (task_id, ())
     assert row(dsn, task_id).status == "FAILURE"
+
+
+def test_a_copy_can_be_sent_again_itself(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """What is recorded of it is what it was sent with, and not what that looks like."""
+    (copy,) = begun(log.connection, app, [fail(args=(1,))], "first").run().sent.values()
+    app.backend.buffer.flush()
+    log.tell(TaskFailed, copy)
+    clear(mailbox)
+
+    summary = begun(log.connection, app, [copy], "second").run()
+
+    assert (summary.refused, list(summary.sent)) == ([], [copy])
+    assert only(mailbox).args == [1]
+
+
+def test_a_replay_looks_how_far_it_got_when_it_is_alone(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """Another process may have sent something while this one waited for its user's answer."""
+    tasks = [fail(), fail(), fail()]
+    waiting = begun(log.connection, app, tasks)
+    resumed(log.connection, app).run()
+
+    summary = waiting.run()
+
+    assert len(mailbox.sent()) == len({message.id for message in mailbox.sent()}) == 3
+    assert summary.sent.keys() == set(tasks)
+
+
+def test_what_waits_under_its_own_id_is_not_sent_again(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """The view says FAILURE until it has ended anew."""
+    task_id = fail()
+    begun(log.connection, app, [task_id], "first", same_id=True).run()
+
+    second = begun(log.connection, app, [task_id], "second", same_id=True).run()
+    log.tell(TaskFailed, task_id)
+    third = begun(log.connection, app, [task_id], "third", same_id=True).run()
+
+    assert [why for _, why in second.refused] == ["it has not ended: it is PENDING"]
+    assert third.sent == {task_id: task_id}
+    assert len(mailbox.sent()) == 2
+
+
+def test_callbacks_that_could_not_be_recorded_are_not_left_out(app: Celery, log: Log, fail: Fail) -> None:
+    """A replay without them would be another task."""
+    task_id = fail(serializer="pickle", link=[app.signature("scene.add", args=[frozenset({1})])])
+
+    summary = begun(log.connection, app, [task_id]).run()
+
+    assert [why for _, why in summary.refused] == ["its callbacks, chain or chord were not captured: no serializer took them"]
+
+
+def test_a_topic_exchange_is_made(make_app: NewApp, mailbox: Mailbox, log: Log) -> None:
+    """A queue may be bound by a pattern; a broker that does not know the exchange would drop the message without a word."""
+    feeds = Queue("feeds", Exchange("feeds", "topic"), "feed.#")
+    app = install(make_app(**mailbox.conf, task_queues=[Queue("work"), feeds]))
+    task_id = failing(app, log, mailbox)(args=(1, 2), queue="feeds", routing_key="feed.import")
+    for path in (mailbox.folder / "control").iterdir():
+        path.unlink()
+    app.connection_for_write().transport.state.clear()  # as it is in another process
+
+    summary = begun(log.connection, make_app(**mailbox.conf, task_queues=[Queue("work"), feeds]), [task_id]).run()
+
+    assert (len(summary.sent), summary.refused, len(mailbox.sent())) == (1, [], 1)
+
+
+def test_an_expiry_inside_of_a_chain_moves_along(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """Or the worker would revoke that step at once."""
+    soon = datetime.now(UTC) + timedelta(seconds=0.05)
+    task_id = fail(chain=[app.signature("scene.add", args=[1]).set(expires=soon, task_id="later")])
+    time.sleep(0.1)
+
+    begun(log.connection, app, [task_id]).run()
+
+    (step,) = only(mailbox).embedded["chain"]
+    assert datetime.fromisoformat(step["options"]["expires"]) > soon
+
+
+def test_tasks_that_are_refused_together_are_all_counted(app: Celery, log: Log, fail: Fail) -> None:
+    """Those of a chain go along with their step only if that is sent."""
+    log.sent(
+        "a",
+        root_id="a",
+        message={"exchange": "nowhere", "routing_key": "k", "headers": {"lang": "py"}},
+        args=b"[]",
+        kwargs=b"{}",
+        embedded=b'{"chain": [{"task": "scene.add", "args": [], "kwargs": {}, "options": {"task_id": "b"}}]}',
+        embedded_content_type="application/json",
+    )
+    log.tell(TaskFailed, "a", root_id="a")
+    log.tell(TaskFailed, "b", root_id="a")
+
+    summary = begun(log.connection, app, ["a", "b"]).run()
+
+    assert (summary.sent, summary.along) == ({}, 0)
+    assert [task_id for task_id, _ in summary.refused] == ["a", "b"]
