@@ -119,6 +119,7 @@ def _be(main: Any, arguments: list[str], environment: dict[str, str]) -> None:
     code: Any = 1
     try:
         signal.alarm(LONGEST)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
         os.environ.update(environment)
         main(args=arguments, prog_name="celery-journal")
         code = 0
