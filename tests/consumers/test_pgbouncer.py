@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -320,11 +321,13 @@ def test_what_is_lost_is_marked_by_one_at_a_time(pooled: str, dsn: str) -> None:
         log.offline()
     pause()
     with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as connection:
-        marked = [sweep_lost(connection, Journal(), Emitter(), GRACE) for _ in range(3)]
+        marked: list[Any] = []
+        until(lambda: marked.append(sweep_lost(connection, Journal(), Emitter(), GRACE)) or marked[-1])  # a sweep of a worker may be at it
+        marked += [sweep_lost(connection, Journal(), Emitter(), GRACE) for _ in range(2)]
     with psycopg.connect(dsn, autocommit=True) as connection:
         mine = "database = (select oid from pg_database where datname = current_database())"
         locks = connection.execute(f"select count(*) from pg_locks where locktype = 'advisory' and {mine}".encode()).fetchone()
 
-    assert [[lost.task_id for lost in one] for one in marked] == [["t"], [], []]
+    assert [[lost.task_id for lost in one] for one in marked[-3:]] == [["t"], [], []]
     assert locks == (0,)
     assert kinds(dsn, "t") == ["task-started", "task-lost"]
