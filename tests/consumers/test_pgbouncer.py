@@ -322,8 +322,14 @@ def test_what_is_lost_is_marked_by_one_at_a_time(pooled: str, dsn: str) -> None:
     pause()
     with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as connection:
         marked: list[Any] = []
-        until(lambda: marked.append(sweep_lost(connection, Journal(), Emitter(), GRACE)) or marked[-1])  # a sweep of a worker may be at it
-        marked += [sweep_lost(connection, Journal(), Emitter(), GRACE) for _ in range(2)]
+
+        def swept() -> Any:
+            marked.append(sweep_lost(connection, Journal(), Emitter(), GRACE))
+            return marked[-1]
+
+        until(swept)  # that of a worker may be at it
+        swept()
+        swept()
     with psycopg.connect(dsn, autocommit=True) as connection:
         mine = "database = (select oid from pg_database where datname = current_database())"
         locks = connection.execute(f"select count(*) from pg_locks where locktype = 'advisory' and {mine}".encode()).fetchone()
