@@ -10,7 +10,7 @@ from typing import Any
 
 from celery_journal import sql
 from celery_journal.consumers.contents import read
-from celery_journal.consumers.replay.lineage import Lineage, lineage
+from celery_journal.consumers.replay.lineage import Lineage, lineage_in
 from celery_journal.journal import Connection, Journal, RecordedEvent
 from celery_journal.journal.events import OperatorActed, TaskSent
 from celery_journal.projections import ChordCounter, ChordPart, GroupResult, TaskAttempt, TaskResult, Worker
@@ -49,6 +49,7 @@ class Dossier:
         chord = ChordCounter.get_many(connection, [subject], schema).get(subject)
         worker = Worker.get_many(connection, [subject], schema).get(subject)
         is_other = task is None and (group or chord or worker)
+        events = [] if is_other else Journal(schema).read_stream(connection, subject)
         if task is None:
             in_group = tasks.filter(task_id__in=group.members) if group and group.members else tasks.filter(group_id=subject)
         return cls(
@@ -61,8 +62,8 @@ class Dossier:
             parts=ChordPart.of(connection, subject, schema) if chord else [],
             worker=worker,
             running=list(tasks.filter(worker=subject, date_done__isnull=True)[:MEMBERS]) if worker else [],
-            lineage=lineage(connection, subject, schema) if task else Lineage(),
-            events=[] if is_other else Journal(schema).read_stream(connection, subject),
+            lineage=lineage_in(subject, [recorded.event for recorded in events]),
+            events=events,
         )
 
     @property

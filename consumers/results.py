@@ -75,7 +75,7 @@ class AsyncResult(stock.AsyncResult):
     async def aget(self, timeout: float | None = None, propagate: bool = True, follow_parents: bool = True) -> Any:
         """Return what `get()` returns, in an event loop: `await result.aget(timeout=10)`, or just `await result`.
 
-        Nothing is polled, and no thread waits. Raises what the task, or one before it in its chain, has raised, and
+        It is pushed as `get()` is, and no thread waits. Raises what the task, or one before it in its chain, has raised, and
         celery.exceptions.TimeoutError after `timeout` seconds.
         """
         if self.ignored:

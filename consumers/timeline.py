@@ -11,21 +11,9 @@ from typing import Any
 from celery import states
 
 from celery_journal.journal import RecordedEvent
-from celery_journal.journal.events import Event, TaskEvent, TaskSent, TaskWitnessed
+from celery_journal.journal.events import KIND_OF_STATE, Event, TaskEvent, TaskProgress, TaskSent, TaskWitnessed
 
-#: The kinds in the order in which they follow each other, with Celery's states, by which a witness names them.
-KIND_OF_STATE = {
-    states.PENDING: "task-sent",
-    states.RECEIVED: "task-received",
-    states.STARTED: "task-started",
-    states.RETRY: "task-retried",
-    states.REJECTED: "task-rejected",
-    states.REVOKED: "task-revoked",
-    states.IGNORED: "task-ignored",
-    states.FAILURE: "task-failed",
-    states.SUCCESS: "task-succeeded",
-}
-_ORDER = {kind: place for place, kind in enumerate(KIND_OF_STATE.values())}
+_ORDER = {kind.model_fields["kind"].default: place for place, kind in enumerate(KIND_OF_STATE.values())}
 
 #: Stands for the sending of an attempt among its runs.
 _SENT = "\0sent"
@@ -171,7 +159,7 @@ def _transition(place: RecordedEvent, offset: timedelta, backend: Any) -> Transi
     state = getattr(event, "state", None)
     return Transition(
         occurred_at=event.occurred_at,
-        kind=KIND_OF_STATE.get(str(state), "task-progress") if isinstance(event, TaskWitnessed) else event.kind,
+        kind=KIND_OF_STATE.get(str(state), TaskProgress).model_fields["kind"].default if isinstance(event, TaskWitnessed) else event.kind,
         state=state,
         attempt=event.attempt,
         worker=getattr(event, "worker", None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,8 +13,8 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from .connection import APPLICATION_NAME, CONNECT_TIMEOUT, Connection, complete, connect
-from .errors import DatabaseUnreachable
+from .connection import CONNECT_TIMEOUT, Connection, connect, pool_options, redact
+from .errors import DatabaseError, DatabaseUnreachable
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 _Pool = AsyncConnectionPool[AsyncConnection]
@@ -43,18 +44,36 @@ class AsyncConnections:
         try:
             connection = await pool.getconn(timeout)
         except PoolTimeout as exc:
-            await asyncio.to_thread(self._look, timeout)  # says what is wrong, if it is not only that all are in use
-            raise DatabaseUnreachable("no connection became free in time; raise pool_size") from exc
+            try:
+                await asyncio.to_thread(self._look, timeout)  # says what is wrong, if it is not only that all are in use
+            except DatabaseError:
+                await self._discard(pool)
+                raise
+            raise DatabaseUnreachable(f"no connection to {redact(self.dsn)} became free within {timeout:g} s; raise pool_size") from exc
         try:
             yield connection
         finally:
+            broken = connection.broken
             await pool.putconn(connection)
+            if broken:
+                await self._discard(pool)
 
     async def close(self) -> None:
         """Close the connections of this event loop; the next use opens new ones."""
-        opening = self._of_this_process().pop(asyncio.get_running_loop(), None)
+        opening = self._of_this_process().get(asyncio.get_running_loop())
         if opening is not None:
-            await (await opening).close()
+            await self._discard(await opening)
+
+    async def _discard(self, pool: _Pool) -> None:
+        """Have the next use open a new pool: one that met an outage pauses longer and longer, and would miss the end of it."""
+        self._forget(pool, asyncio.get_running_loop())
+        await pool.close(timeout=0.5)
+
+    def _forget(self, pool: _Pool, loop: asyncio.AbstractEventLoop) -> None:
+        pools = self._of_this_process()
+        opening = pools.get(loop)
+        if opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None and opening.result() is pool:
+            del pools[loop]
 
     async def _opened(self) -> _Pool:
         pools, loop = self._of_this_process(), asyncio.get_running_loop()
@@ -71,20 +90,11 @@ class AsyncConnections:
 
     async def _open(self) -> _Pool:
         prepare_threshold = await asyncio.to_thread(self._look, self.timeout)  # the pool itself cannot say why it gets no connection
-        pool: _Pool = AsyncConnectionPool(
-            complete(self.dsn, self.timeout),
-            min_size=0,
-            max_size=self.size,
-            timeout=self.timeout,
-            max_idle=300,
-            open=False,
-            kwargs={"autocommit": True, "prepare_threshold": prepare_threshold},
-            check=AsyncConnectionPool.check_connection,  # the server may have been restarted
-            name=APPLICATION_NAME,
-        )
+        options = pool_options(self.dsn, self.size, self.timeout, prepare_threshold)
+        pool: _Pool = AsyncConnectionPool(**options, open=False, check=_check)
         await pool.open()
-        pools, loop = self._of_this_process(), asyncio.get_running_loop()
-        _close_with_loop(pool, lambda: pools.pop(loop, None))
+        loop = asyncio.get_running_loop()
+        _close_with_loop(pool, lambda: self._forget(pool, loop))
         return pool
 
     def _look(self, timeout: float) -> int | None:
@@ -95,6 +105,14 @@ class AsyncConnections:
 
     def _of_this_process(self) -> WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[_Pool]]:
         return self._pools.setdefault(os.getpid(), WeakKeyDictionary())
+
+
+async def _check(connection: AsyncConnection) -> None:
+    """Refuse a connection that the server has ended since it was used: then there is something to read. That costs no round trip."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.fileno(), selectors.EVENT_READ)
+        if selector.select(0):
+            await AsyncConnectionPool.check_connection(connection)
 
 
 _guards: set[asyncio.Task[None]] = set()

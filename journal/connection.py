@@ -96,6 +96,19 @@ def _answers(dsn: str) -> bool:
     return psycopg.pq.PGconn.ping(parameters) == psycopg.pq.Ping.OK
 
 
+def pool_options(dsn: str, size: int, timeout: float, prepare_threshold: int | None) -> dict[str, Any]:
+    """Return what every pool of ours is made with."""
+    return {
+        "conninfo": complete(dsn, timeout),
+        "min_size": 0,
+        "max_size": size,
+        "timeout": timeout,
+        "max_idle": 300,
+        "kwargs": {"autocommit": True, "prepare_threshold": prepare_threshold},
+        "name": APPLICATION_NAME,
+    }
+
+
 class Connections:
     """A bounded pool of connections, thread-safe; a forked child opens its own and leaves the inherited ones alone."""
 
@@ -149,17 +162,7 @@ class Connections:
         if pool is None:
             with connect(self.dsn, timeout) as first:  # the pool itself cannot say why it gets no connection
                 prepare_threshold = first.prepare_threshold
-            new = ConnectionPool(
-                complete(self.dsn, self.timeout),
-                min_size=0,
-                max_size=self.size,
-                timeout=self.timeout,
-                max_idle=300,
-                open=True,
-                kwargs={"autocommit": True, "prepare_threshold": prepare_threshold},
-                configure=remember,
-                name=APPLICATION_NAME,
-            )
+            new = ConnectionPool(**pool_options(self.dsn, self.size, self.timeout, prepare_threshold), open=True, configure=remember)
             pool = self._pools.setdefault(os.getpid(), new)  # atomic; a lock could be inherited in a locked state
             if pool is not new:
                 new.close()

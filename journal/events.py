@@ -65,7 +65,8 @@ class TaskSent(TaskEvent):
     state: Literal["PENDING"] = "PENDING"
     #: Where it was sent, with its headers and properties.
     message: dict[Any, Any] | None = None
-    #: Callbacks, errbacks, chain and chord, encoded as `embedded_content_type` says; None where there are none.
+    #: Callbacks, errbacks, chain and chord, encoded as `embedded_content_type` says; None where there are none, `null` where no serializer
+    #: took them.
     embedded: bytes | None = None
     embedded_content_type: Text | None = None
 
@@ -383,3 +384,18 @@ known_event: TypeAdapter[KnownEvent] = TypeAdapter(KnownEvent)
 
 #: Every kind that this version knows, with its model.
 KINDS: dict[str, type[Event]] = {model.model_fields["kind"].default: model for model in get_args(get_args(KnownEvent)[0])}
+
+_OF_STATES: tuple[type[TaskEvent], ...] = (
+    TaskSent,
+    TaskReceived,
+    TaskStarted,
+    TaskRetried,
+    TaskRejected,
+    TaskRevoked,
+    TaskIgnored,
+    TaskFailed,
+    TaskSucceeded,
+)
+
+#: The kind of event that each of Celery's states is, in the order in which they follow each other; any other state is a task-progress.
+KIND_OF_STATE: dict[str, type[TaskEvent]] = {model.model_fields["state"].default: model for model in _OF_STATES}

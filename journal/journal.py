@@ -155,6 +155,11 @@ class Journal:
             cursor.execute(self._query("read stream"), {"stream": escape(stream)})
             return [decode(row) for row in cursor]
 
+    def known(self, connection: Connection, streams: Iterable[str]) -> set[str]:
+        """Return those of the streams of which the log has anything."""
+        given = {escape(stream): stream for stream in streams}
+        return {given[stream] for (stream,) in connection.execute(self._query("known"), {"streams": list(given)})}
+
     async def aread_stream(self, connection: psycopg.AsyncConnection[Any], stream: str) -> list[RecordedEvent]:
         """Return the same for an event loop."""
         async with connection.cursor(row_factory=dict_row) as cursor:

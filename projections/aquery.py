@@ -6,6 +6,7 @@ so at once.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -57,9 +58,9 @@ class AsyncRows(Chain[R, "AsyncQuerySet[R]"]):
     """Rows that can be asked for."""
 
     @property
+    @abstractmethod
     def database(self) -> AsyncDatabase:
         """Where they are."""
-        raise NotImplementedError
 
     def values(self, *names: str) -> AsyncQuerySet[dict[str, Any]]:
         """Return the rows as dicts of these fields, of all unless given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,3 +42,15 @@ class GroupResult(Row):
 
     def __str__(self) -> str:
         return f"<Group: {self.group_id}>"
+
+
+def task_ids_in(nodes: list[Any]) -> Iterator[str]:
+    """Yield the ids of the tasks in a list of results as tuples: [[id, parent], null] is a task, [[id, parent], [nodes]] a group.
+
+    Raises ValueError or TypeError where it is none.
+    """
+    for (task_id, _), inner in nodes:
+        if inner:
+            yield from task_ids_in(inner)
+        else:
+            yield task_id

@@ -9,6 +9,7 @@ a transaction. Only `len()`, and `list()` which calls it, read a set whole and k
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Opened:
     writing = reading
 
 
-class Chain(Generic[R, S]):
+class Chain(ABC, Generic[R, S]):
     """What sets and managers have in common: each step makes another set."""
 
     query: Query[R]
@@ -100,17 +101,18 @@ class Chain(Generic[R, S]):
         """Return no row."""
         return self.filter(pk__in=())
 
+    @abstractmethod
     def _set(self, query: Query[R]) -> S:
-        raise NotImplementedError
+        """Return the set of another query in the same journal."""
 
 
 class Rows(Chain[R, "QuerySet[R]"]):
     """Rows that can be asked for."""
 
     @property
+    @abstractmethod
     def database(self) -> Database:
         """Where they are."""
-        raise NotImplementedError
 
     def values(self, *names: str) -> QuerySet[dict[str, Any]]:
         """Return the rows as dicts of these fields, of all unless given."""

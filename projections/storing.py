@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from celery_journal.journal import Emitter
 from celery_journal.journal import events as kinds
 
+from .group_result import task_ids_in
 from .task_result import TaskResult
-
-_KINDS: tuple[type[kinds.TaskEvent], ...] = (
-    kinds.TaskSent,
-    kinds.TaskReceived,
-    kinds.TaskStarted,
-    kinds.TaskRetried,
-    kinds.TaskRejected,
-    kinds.TaskRevoked,
-    kinds.TaskFailed,
-    kinds.TaskSucceeded,
-    kinds.TaskIgnored,
-)
-
-#: The kind of event that each of Celery's states is; any other is a state of the user's own.
-KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {kind.model_fields["state"].default: kind for kind in _KINDS}
 
 
 def encoded(value: str | bytes | None) -> bytes | None:
@@ -37,17 +23,9 @@ def members_of(result: str | bytes | None) -> tuple[str, ...] | None:
     """Return the ids of the tasks in a group's `as_tuple()` as JSON; None of anything else."""
     try:
         (_, nodes) = json.loads(result or b"")
-        return tuple(dict.fromkeys(_leaves(nodes)))
+        return tuple(dict.fromkeys(task_ids_in(nodes))) if isinstance(nodes, list) else None
     except (ValueError, TypeError, RecursionError):
         return None
-
-
-def _leaves(nodes: list[Any]) -> Iterator[str]:
-    for (task_id, _), inner in nodes:
-        if inner:
-            yield from _leaves(inner)
-        else:
-            yield task_id
 
 
 def next_attempt(row: TaskResult | None) -> int:
@@ -59,7 +37,7 @@ def facts_of(
     emitter: Emitter, task_id: str, status: str, attempt: int, date_started: datetime | None, fields: Mapping[str, Any]
 ) -> list[kinds.TaskEvent]:
     """Return the event of the status and, where it says when the task started and is no start, that of the start before it."""
-    kind = KIND_OF_STATE.get(status, kinds.TaskProgress)
+    kind = kinds.KIND_OF_STATE.get(status, kinds.TaskProgress)
     known = {name: value for name, value in fields.items() if value is not None and name in kind.model_fields}
     if kind is kinds.TaskProgress:
         known["state"] = status

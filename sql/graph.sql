@@ -22,11 +22,9 @@ select g.group_id, g.members
   from celery_journal.group_result g
  where g.group_id = any(%(groups)s)
 
--- name: chords of body
--- The chords whose result is that of the task, be they open or not.
-select c.group_id
-  from celery_journal.chord_counter_row c
- where c.body_task_id = %(id)s or c.asked_body_task_id = %(id)s
+-- name: chords of bodies
+-- The chords whose result is that of one of the tasks, be they open or not.
+select c.group_id from celery_journal.chord_counter c where c.body_task_id = any(%(ids)s)
 
 -- name: embedding
 -- The task in whose message the id stands: a step of a chain that was not sent is known by the steps before it. Nothing but reading the

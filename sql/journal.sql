@@ -85,6 +85,11 @@ select e.*, e.transaction::text::bigint as transaction
   from celery_journal.event e
  where e.event_id = any(%(event_ids)s::uuid[])
 
+-- name: known
+select s.stream
+  from unnest(%(streams)s::text[]) as s (stream)
+ where exists (select from celery_journal.event e where e.stream = s.stream)
+
 -- name: read stream
 select e.*, e.transaction::text::bigint as transaction
   from celery_journal.event e

@@ -35,10 +35,10 @@ t.{label}
 (t.date_done - t.date_started)
 
 -- name: column eta
-(select max(a.eta) from celery_journal.task_attempt_row a where a.task_id = t.task_id)
+(select max(a.eta) from celery_journal.task_attempt a where a.task_id = t.task_id)
 
 -- name: column expires
-(select max(a.expires) from celery_journal.task_attempt_row a where a.task_id = t.task_id)
+(select max(a.expires) from celery_journal.task_attempt a where a.task_id = t.task_id)
 
 -- name: as text
 {column}::text

@@ -12,11 +12,10 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_journal.consumers import embedded
 from celery_journal.consumers.options import Options
-from celery_journal.journal import DatabaseError, DatabaseUnreachable, SchemaError, check_version, migrate
+from celery_journal.journal import Connection, DatabaseError, SchemaError
 from celery_journal.journal.aconnection import AsyncConnection, AsyncConnections
-from celery_journal.journal.journal import Connection
 
-from .connection import JournalUnavailable
+from .connection import JournalUnavailable, ensure_schema, in_words_of_celery
 
 logger = logging.getLogger(__name__)
 
@@ -68,25 +67,24 @@ class _Server:
         self._location = location
         self._options = options
         self._connections: AsyncConnections | None = None
+        self._worked = False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
         if self._connections is None:
             dsn = self._location if isinstance(self._location, str) else await asyncio.to_thread(embedded.use, self._location)
-            self._connections = AsyncConnections(dsn, self._options.pool_size, self._options.connect_timeout, self._check)
+            if self._connections is None:  # another task may have been quicker
+                self._connections = AsyncConnections(dsn, self._options.pool_size, self._options.connect_timeout, self._check)
         try:
             async with self._connections.connection() as connection:
+                self._worked = True
                 yield connection
         except (DatabaseError, SchemaError) as exc:
-            if isinstance(exc, DatabaseUnreachable) or getattr(exc, "may_pass", False):
-                raise JournalUnavailable(str(exc)) from exc
-            raise ImproperlyConfigured(str(exc)) from exc
+            raise in_words_of_celery(exc, worked=self._worked) from exc
 
     async def close(self) -> None:
         if self._connections is not None:
             await self._connections.close()
 
     def _check(self, connection: Connection) -> None:
-        if not isinstance(self._location, str):
-            migrate(connection, self._options.schema_name)  # an embedded journal has no operator who would
-        check_version(connection, self._options.schema_name)
+        ensure_schema(connection, self._location, self._options.schema_name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -22,8 +21,6 @@ from .pending import resolve
 from .reading import Meta
 from .waiting import Waiting, leaves, parents_of
 from .watch import FIRST_POLL, LAST_POLL
-
-logger = logging.getLogger(__name__)
 
 
 class Hinted(Waiter):

@@ -30,19 +30,6 @@ from .ignored import Ignored
 from .outage import is_worker_main
 from .waiting import leaves
 
-#: The kind of event that each of Celery's states is; any other state is a task-progress.
-KIND_OF_STATE: dict[str, type[kinds.TaskEvent]] = {
-    states.RECEIVED: kinds.TaskReceived,
-    states.STARTED: kinds.TaskStarted,
-    states.RETRY: kinds.TaskRetried,
-    states.REJECTED: kinds.TaskRejected,
-    states.REVOKED: kinds.TaskRevoked,
-    states.FAILURE: kinds.TaskFailed,
-    states.SUCCESS: kinds.TaskSucceeded,
-    states.IGNORED: kinds.TaskIgnored,
-}
-
-
 #: Seconds that forgetting waits for a fact that is on its way.
 FORGETTING_PATIENCE = 0.5
 
@@ -111,7 +98,8 @@ class JournalBackend(DropIn, Ignored, Chords, Awaiting):
             yield lambda: self._event_of(task_id, state, None, request, {})
 
     def _event_of(self, task_id: str, state: str, traceback: Any, request: Any, fields: dict[str, Any]) -> kinds.TaskEvent:
-        kind = KIND_OF_STATE.get(state, kinds.TaskProgress)
+        # Of a task that calls itself PENDING, no message was sent.
+        kind = kinds.KIND_OF_STATE.get(state, kinds.TaskProgress) if state != states.PENDING else kinds.TaskProgress
         if kind is kinds.TaskProgress:
             fields["state"] = state
         if "traceback" in kind.model_fields:

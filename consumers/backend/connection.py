@@ -40,6 +40,19 @@ class JournalUnavailable(BackendError):
     """The database of the journal cannot be reached at the moment. Nothing was stored, and trying again may help."""
 
 
+def in_words_of_celery(exc: DatabaseError | SchemaError, *, worked: bool) -> JournalUnavailable | ImproperlyConfigured:
+    """Return the error as Celery knows it; of a server that has `worked` before, no setting is wrong."""
+    may_pass = worked or isinstance(exc, DatabaseUnreachable) or getattr(exc, "may_pass", False)
+    return JournalUnavailable(str(exc)) if may_pass else ImproperlyConfigured(str(exc))
+
+
+def ensure_schema(connection: Connection, location: str | Path, schema: str) -> None:
+    """Raise SchemaError if the journal there is not of this version; an embedded one, which has no operator, is brought to it."""
+    if not isinstance(location, str):
+        migrate(connection, schema)
+    check_version(connection, schema)
+
+
 class Server:
     """One database server, from any thread, and from every process forked off."""
 
@@ -60,9 +73,7 @@ class Server:
             with self.lend(seconds) as connection:
                 done = work(connection)
         except (DatabaseError, SchemaError) as exc:
-            if self.worked or isinstance(exc, DatabaseUnreachable) or getattr(exc, "may_pass", False):
-                raise JournalUnavailable(str(exc)) from exc
-            raise ImproperlyConfigured(str(exc)) from exc
+            raise in_words_of_celery(exc, worked=self.worked) from exc
         except psycopg.errors.ReadOnlySqlTransaction:
             self.close()  # it has become a standby; with another host in the URL the next connection may find the primary
             raise
@@ -92,9 +103,7 @@ class Server:
             new = Connections(self.dsn, self.options.pool_size, self.options.connect_timeout)
             try:
                 with new.connection(seconds) as connection:
-                    if not isinstance(self.location, str):
-                        migrate(connection, self.options.schema_name)  # an embedded journal has no operator who would
-                    check_version(connection, self.options.schema_name)
+                    ensure_schema(connection, self.location, self.options.schema_name)
                 connections = self._opened.setdefault(os.getpid(), new)  # atomic; a lock could be inherited in a locked state
             finally:
                 if connections is not new:  # it failed, or another thread was faster

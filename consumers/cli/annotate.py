@@ -8,7 +8,7 @@ import click
 
 from celery_journal.consumers.capture.control import account
 from celery_journal.consumers.words import counted, shown
-from celery_journal.journal import Connection, Emitter, Journal, check_version
+from celery_journal.journal import Emitter, Journal, check_version
 from celery_journal.journal.events import OperatorActed
 
 from .choosing import choosing_options, chosen
@@ -52,8 +52,8 @@ def annotate(
     with target.connect() as connection:
         check_version(connection, target.schema)
         found = chosen(connection, target.schema, task_ids, words)
-        unknown = [task_id for task_id in task_ids if not _is_known(connection, journal, task_id)]
-        known = [task_id for task_id in found if task_id not in set(unknown)]
+        heard_of = journal.known(connection, found)
+        known, unknown = ([task_id for task_id in found if (task_id in heard_of) is wanted] for wanted in (True, False))
         done = bool(known) and confirm(f"annotate {counted(len(known), 'task')}?", output, yes=yes, dry_run=dry_run)
         if done:
             facts = {"action": "annotate", "author": account(), "source": "operator", **said}
@@ -69,7 +69,3 @@ def annotate(
             click.echo(f"{'would annotate' if dry_run else 'annotated'} {counted(len(known), 'task')}")
     if unknown:
         ctx.exit(1)
-
-
-def _is_known(connection: Connection, journal: Journal, task_id: str) -> bool:
-    return bool(journal.read_stream(connection, task_id))

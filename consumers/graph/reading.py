@@ -12,6 +12,7 @@ from celery_journal import sql
 from celery_journal.journal import Connection, Journal
 from celery_journal.journal.codec import escape
 from celery_journal.journal.events import TaskSent
+from celery_journal.projections.group_result import task_ids_in
 
 from .canvas import UNSENT, Canvas, Node, Way
 from .steps import continue_with, embedded_in, ids_in
@@ -52,8 +53,7 @@ class _Found:
 
     def look_for(self, names: set[str]) -> None:
         """Read what is known by the ids, be they of tasks, groups or chords, and by those that this leads to."""
-        for name in names:
-            names = names | {row["group_id"] for row in self.rows("chords of body", id=escape(name))}
+        names = names | {row["group_id"] for row in self.rows("chords of bodies", ids=[escape(name) for name in names])}
         while (new := names - self._asked) and not self.is_cut:
             self._asked |= new
             ids = [escape(name) for name in new]
@@ -154,10 +154,9 @@ def _steps_to(task_id: str, before: dict[str, str]) -> list[str]:
     return steps
 
 
-def _ids_of_header(header: Any) -> Iterator[str]:
-    """Yield the ids of a header's tasks: a node is [[id, parent], null] for a task, [[id, parent], [nodes]] for a group."""
-    for node in header if isinstance(header, list) else []:
-        if isinstance(node, list) and len(node) == 2 and isinstance(node[1], list):
-            yield from _ids_of_header(node[1])
-        elif isinstance(node, list) and node and isinstance(node[0], list) and node[0] and isinstance(node[0][0], str):
-            yield node[0][0]
+def _ids_of_header(header: Any) -> list[str]:
+    """Return the ids of a header's tasks; none of what somebody else has recorded as one."""
+    try:
+        return list(task_ids_in(header or []))
+    except (TypeError, ValueError):
+        return []

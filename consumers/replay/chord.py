@@ -13,6 +13,7 @@ from celery_journal.consumers.backend.members import members_of
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event
 from celery_journal.projections import ChordCounter, ChordPart
+from celery_journal.projections.group_result import task_ids_in
 
 from .canvas import renewed
 from .errors import CannotReplay
@@ -56,7 +57,7 @@ class Chord:
     def members(self) -> list[str]:
         """The ids of the header's tasks, or of the ends of its chains; raise CannotReplay if they are not all known."""
         if self.counter.sub_tasks:
-            return [task_id for node in json.loads(self.counter.sub_tasks) for task_id in _leaves(node)]
+            return list(task_ids_in(json.loads(self.counter.sub_tasks)))
         if self.counter.size is None or len(self.parts) < self.counter.size:
             raise CannotReplay(f"not all tasks of its chord {self.counter.group_id} are known")
         return [part.task_id for part in self.parts]
@@ -107,14 +108,6 @@ class Chord:
             if part.task_id in returned
         ]
         return [started, *parts]
-
-
-def _leaves(node: Any) -> list[str]:
-    """Return the tasks of a result as `AsyncResult.as_tuple()` and `GroupResult.as_tuple()` have it."""
-    own, children = node
-    if children:
-        return [task_id for child in children for task_id in _leaves(child)]
-    return [str(own[0] if isinstance(own, list) else own)]
 
 
 def _replaced(value: Any, renewal: Mapping[str, str]) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from celery_journal import sql
 from celery_journal.journal import Connection, Journal
-from celery_journal.journal.events import TaskReplayed, TaskSent
+from celery_journal.journal.events import Event, TaskReplayed, TaskSent
 
 from .canvas import REPLAY_OF
 
@@ -25,7 +25,11 @@ class Lineage:
 def lineage(connection: Connection, task_id: str, schema: str = sql.DEFAULT_SCHEMA) -> Lineage:
     """Return the replays around the task; what was forgotten or has expired is in the log still."""
     recorded, _ = Journal(schema).read_transitions(connection, [task_id], ["task-sent", "task-replayed"])
-    events = [one.event for one in recorded]
+    return lineage_in(task_id, [one.event for one in recorded])
+
+
+def lineage_in(task_id: str, events: Sequence[Event]) -> Lineage:
+    """Return the replays around the task, of which these are the events."""
     origins = [origin for event in events if isinstance(event, TaskSent) and (origin := origin_of(event)) is not None]
     copies = dict.fromkeys(event.task_id or task_id for event in events if isinstance(event, TaskReplayed))
     return Lineage(origins[0] if origins else None, tuple(copies))

@@ -61,7 +61,7 @@ def begin(connection: Connection, journal: Journal, emitter: Emitter, order: Ord
     """Record what is asked for and planned; raise ReplayRefused if that id is taken, or an edit means nothing."""
     for text in order.wishes.set:
         Edit.of(text)
-    if journal.read_stream(connection, order.replay_id):
+    if journal.known(connection, [order.replay_id]):
         raise ReplayRefused(f"there is a replay, or something else, named {order.replay_id} already; take another --id, or --resume it")
     facts: dict[str, Any] = {"author": order.author, "reason": order.reason, "size": len(task_ids), "options": asked_for(order.wishes)}
     started = emitter.emit(ReplayStarted, order.replay_id, source="operator", **facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -13,9 +13,9 @@ from kombu.serialization import dumps, loads, prepare_accept_content, registry
 from kombu.utils import json
 
 from celery_journal.consumers.request import as_bytes
-from celery_journal.consumers.timeline import KIND_OF_STATE
 from celery_journal.journal.emitter import identify
-from celery_journal.journal.events import KINDS, Encoded, Event, GroupSaved, TaskEvent, TaskProgress, TaskSent, TaskStarted
+from celery_journal.journal.events import KIND_OF_STATE, Encoded, Event, GroupSaved, TaskEvent, TaskProgress, TaskSent, TaskStarted
+from celery_journal.projections.storing import members_of
 
 #: Said of a row or a key, with what went wrong.
 NOT_OURS = "it is not what Celery stores: {}"
@@ -74,7 +74,7 @@ class PastTask:
         facts: list[TaskEvent] = []
         if self.date_started is not None and self.status not in {states.PENDING, states.RECEIVED, states.STARTED}:
             facts.append(_fact(TaskStarted, self.task_id, self.date_started, **told))
-        kind = KINDS[KIND_OF_STATE.get(self.status, "task-progress")]
+        kind = KIND_OF_STATE.get(self.status, TaskProgress)
         if kind is TaskProgress:
             told["state"] = self.status
         if issubclass(kind, Encoded):
@@ -151,25 +151,18 @@ def encoded(value: Any) -> tuple[bytes, str, str]:
 
 
 def group_of(group_id: str, as_tuple: Any, date_saved: datetime | None) -> PastGroup:
-    """Return the group of its `as_tuple()`."""
+    """Return the group of its `as_tuple()`; raise ValueError if that is none."""
+    result = as_bytes(json.dumps(as_tuple))
+    if (members := members_of(result)) is None:
+        raise ValueError("that is no group")
     return PastGroup(
         group_id=group_id,
         date_saved=date_saved,
-        result=as_bytes(json.dumps(as_tuple)),
+        result=result,
         content_type="application/json",
         content_encoding="utf-8",
-        members=tuple(_members(as_tuple)),
+        members=members,
     )
-
-
-def _members(node: Any) -> Iterator[str]:
-    """Yield the ids of the tasks: a node is [[id, parent], None] for a task, [[id, parent], [nodes]] for a group."""
-    (node_id, _), children = node
-    if children is None:
-        yield str(node_id)
-    else:
-        for child in children:
-            yield from _members(child)
 
 
 def in_zone(moment: datetime | None, zone: tzinfo = UTC) -> datetime | None:

@@ -19,6 +19,9 @@ create index task_result_row_date_done on celery_journal.task_result_row (date_d
 create index task_result_row_root_id on celery_journal.task_result_row (root_id) where root_id <> task_id;
 create index task_result_row_group_id on celery_journal.task_result_row (group_id) where group_id is not null;
 
+-- Whoever has the id of a chord's body has nothing else, if that never ran.
+create index chord_counter_row_body_of on celery_journal.chord_counter_row ((coalesce(body_task_id, asked_body_task_id)));
+
 create index group_result_row_date_saved on celery_journal.group_result_row (saved_at desc);
 
 -- Which replays there were.

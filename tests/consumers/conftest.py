@@ -21,6 +21,7 @@ NewApp = Callable[..., Celery]
 
 #: The modules whose outcome depends on the version of Celery: `make test CELERY=5.6.3 PYTEST_ARGS="-m contract"`.
 CONTRACT = {
+    "test_awaiting",
     "test_backend",
     "test_bad_input",
     "test_bad_rows",
@@ -32,6 +33,7 @@ CONTRACT = {
     "test_expiry",
     "test_failure_matrix",
     "test_getting",
+    "test_graph",
     "test_groups",
     "test_lost_command",
     "test_lost_sweep",
@@ -40,9 +42,13 @@ CONTRACT = {
     "test_modes",
     "test_outage_policy",
     "test_published",
+    "test_replay",
+    "test_replay_canvas",
+    "test_replay_rules",
     "test_result_examples",
     "test_result_sets",
     "test_results",
+    "test_revoke_command",
     "test_revoking",
     "test_running",
     "test_states",

@@ -6,12 +6,11 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import ref
 
-import psycopg
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
@@ -21,37 +20,21 @@ from psycopg.conninfo import conninfo_to_dict
 from celery_journal.consumers.backend import JournalUnavailable
 from celery_journal.consumers.models import TaskResult
 from celery_journal.consumers.results import install
-from celery_journal.journal import Connection
-from tests.conftest import empty
 
+from .conftest import NewApp
 from .proxy import Proxy
-from .scene import ask, chained, current, delivered, new_app, url_of
+from .scene import ask, chained, current, delivered, url_of
+
+
+@pytest.fixture(scope="module")
+def database(embedded_database: str) -> str:
+    """One server will do: the event loops are ours."""
+    return embedded_database
 
 
 @pytest.fixture
-def connection(embedded_database: str) -> Iterator[Connection]:
-    with psycopg.connect(embedded_database, autocommit=True) as connection:
-        empty(connection)
-        yield connection
-
-
-@pytest.fixture
-def make_app(connection: Connection, embedded_database: str) -> Iterator[Callable[..., Celery]]:
-    apps: list[Celery] = []
-
-    def make(dsn: str = embedded_database, **conf: Any) -> Celery:
-        apps.append(install(new_app(url_of(dsn), **conf)))
-        return apps[-1]
-
-    yield make
-    for app in apps:
-        app.backend.database.close()
-        app.close()
-
-
-@pytest.fixture
-def app(make_app: Callable[..., Celery]) -> Celery:
-    return make_app()
+def app(make_app: NewApp) -> Celery:
+    return install(make_app())
 
 
 def later(seconds: float, call: Callable[..., Any], *arguments: Any) -> None:
@@ -159,7 +142,7 @@ def test_a_group_is_awaited(app: Celery) -> None:
         asyncio.run(failing.aget(timeout=30))
 
 
-def test_a_thousand_await_on_one_connection_that_listens(app: Celery, connection: Connection, embedded_database: str) -> None:
+def test_a_thousand_await_on_one_connection_that_listens(app: Celery, dsn: str) -> None:
     """And a few that read; no thread for each."""
     before = threading.active_count()
 
@@ -167,7 +150,7 @@ def test_a_thousand_await_on_one_connection_that_listens(app: Celery, connection
         waiting = asyncio.gather(*(app.AsyncResult(f"t{number}").aget(timeout=60) for number in range(1000)))
         await asyncio.sleep(1)
         threads = threading.active_count() - before
-        (connections,) = ask(embedded_database, b"select count(*) from pg_stat_activity where application_name = 'celery-journal'")[0]
+        (connections,) = ask(dsn, b"select count(*) from pg_stat_activity where application_name = 'celery-journal'")[0]
         await asyncio.to_thread(_end_all)
         return await waiting, threads, connections
 
@@ -182,10 +165,10 @@ def test_a_thousand_await_on_one_connection_that_listens(app: Celery, connection
     assert connections <= 10
 
 
-def test_many_await_over_a_slow_line(app: Celery, make_app: Callable[..., Celery], embedded_database: str) -> None:
+def test_many_await_over_a_slow_line(app: Celery, make_app: NewApp, dsn: str) -> None:
     """They read together: each for itself would wait for a connection until it gives up."""
-    proxy = Proxy(embedded_database)
-    through = make_app(proxy.dsn)
+    proxy = Proxy(dsn)
+    through = install(make_app(url_of(proxy.dsn)))
     for number in range(300):
         app.backend.store_result(f"t{number}", number, "SUCCESS")
 
@@ -264,11 +247,11 @@ def test_the_views_are_asked_from_an_event_loop(app: Celery) -> None:
         assert asyncio.run(handler()) == (["t0", "t2", "t4"], 3, False)
 
 
-def test_an_outage_is_waited_out(make_app: Callable[..., Celery], app: Celery, embedded_database: str) -> None:
+def test_an_outage_is_waited_out(make_app: NewApp, app: Celery, dsn: str) -> None:
     """By who waits already; who comes while the database is away is told so."""
-    proxy, back = Proxy(embedded_database), list[Proxy]()
+    proxy, back = Proxy(dsn), list[Proxy]()
     port = int(str(conninfo_to_dict(proxy.dsn)["port"]))
-    through = make_app(proxy.dsn, result_backend_transport_options={"connect_timeout": 1})
+    through = install(make_app(url_of(proxy.dsn), result_backend_transport_options={"connect_timeout": 1}))
 
     async def handler() -> Any:
         waiting = asyncio.ensure_future(through.AsyncResult("t").aget(timeout=60))
@@ -279,7 +262,7 @@ def test_an_outage_is_waited_out(make_app: Callable[..., Celery], app: Celery, e
         app.backend.store_result("t", 1, "SUCCESS")
         await asyncio.sleep(0.2)
         assert not waiting.done()
-        back.append(Proxy(embedded_database, port))
+        back.append(Proxy(dsn, port))
         return await waiting
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,25 @@ from celery_journal.consumers.options import Options
 from celery_journal.consumers.spool import packed, spool_of
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import ChordStarted, Event, TaskReceived, TaskSent, TaskSucceeded, WorkerHeartbeat
-from tests.conftest import empty, require
+from tests.conftest import require
 
 from . import servers
-from .scene import new_app, url_of
+from .conftest import NewApp
 from .test_cli import as_url, command
 
 Examine = Callable[..., list[Finding]]
 
 
-@pytest.fixture
-def connection(embedded_database: str) -> Iterator[Connection]:
-    with psycopg.connect(embedded_database, autocommit=True) as connection:
-        empty(connection)
-        connection.execute("select pg_stat_reset()")
-        yield connection
+@pytest.fixture(scope="module")
+def database(embedded_database: str) -> str:
+    """One server will do: what there is to look at is the same in all."""
+    return embedded_database
+
+
+@pytest.fixture(autouse=True)
+def fresh(connection: Connection) -> None:
+    """What other tests have left dead in the tables is no bloat."""
+    connection.execute("select pg_stat_reset()")
 
 
 @pytest.fixture
@@ -46,46 +50,33 @@ def tell(connection: Connection) -> Callable[..., None]:
 
 
 @pytest.fixture
-def wrong(connection: Connection, embedded_database: str, tmp_path: Path) -> Examine:
+def wrong(connection: Connection, dsn: str, tmp_path: Path) -> Examine:
     """What is wrong with the journal, or with the settings of an app that uses it."""
 
-    def look(check: str, app: Celery | None = None, dsn: str = embedded_database, **options: Any) -> list[Finding]:
+    def look(check: str, app: Celery | None = None, where: str = dsn, **options: Any) -> list[Finding]:
         given = Options.read({"spool": str(tmp_path / "spool"), "lost_grace": 0.01, **options})
-        subject = Subject(connection, dsn, given, given.schema_name, app)
+        subject = Subject(connection, where, given, given.schema_name, app)
         return [finding for finding in examine(subject) if finding.check == check and finding.status != "ok"]
 
     return look
 
 
-@pytest.fixture
-def make_app(embedded_database: str) -> Iterator[Callable[..., Celery]]:
-    apps: list[Celery] = []
-
-    def make(**conf: Any) -> Celery:
-        apps.append(new_app(url_of(embedded_database), **conf))
-        return apps[-1]
-
-    yield make
-    for app in apps:
-        app.close()
-
-
-def test_a_healthy_journal_has_nothing_wrong(connection: Connection, embedded_database: str) -> None:
+def test_a_healthy_journal_has_nothing_wrong(connection: Connection, dsn: str) -> None:
     """And each check says so; exit code 0."""
-    result = command("doctor", "--payloads", "--json", dsn=as_url(embedded_database))
+    result = command("doctor", "--payloads", "--json", dsn=as_url(dsn))
 
     findings = json.loads(result.stdout)
     assert result.returncode == 0, findings
     assert {finding["status"] for finding in findings} == {"ok"}
     assert {"partitions", "horizon", "clocks", "workers", "lost tasks", "spool", "payloads"} <= {finding["check"] for finding in findings}
-    assert "celery -A proj journal doctor" in command("doctor", dsn=as_url(embedded_database)).stderr
+    assert "celery -A proj journal doctor" in command("doctor", dsn=as_url(dsn)).stderr
 
 
-def test_what_is_wrong_is_said_with_what_to_do(tell: Callable[..., None], embedded_database: str) -> None:
+def test_what_is_wrong_is_said_with_what_to_do(tell: Callable[..., None], dsn: str) -> None:
     """Exit code 1."""
     tell(TaskSent, "t", occurred_at=datetime(2001, 1, 1, tzinfo=UTC))
 
-    result = command("doctor", dsn=as_url(embedded_database))
+    result = command("doctor", dsn=as_url(dsn))
 
     (line,) = [line for line in result.stdout.splitlines() if not line.startswith("ok\t")]
     assert (result.returncode, *line.split("\t")[:2]) == (1, "warn", "partitions")
@@ -105,11 +96,11 @@ def test_a_week_without_a_partition_is_bad(connection: Connection, wrong: Examin
 
 
 def test_whoever_holds_up_the_readers_of_the_log_is_named(
-    connection: Connection, wrong: Examine, embedded_database: str, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, wrong: Examine, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what ends it."""
     monkeypatch.setattr("celery_journal.consumers.doctor.database.LONG", timedelta(0))
-    with psycopg.connect(embedded_database, application_name="a long report") as other:
+    with psycopg.connect(dsn, application_name="a long report") as other:
         other.execute("create temporary table held (one integer)")
         (finding,) = wrong("horizon")
         assert f"a long report (process {other.info.backend_pid}, idle in transaction)" in finding.found
@@ -119,15 +110,15 @@ def test_whoever_holds_up_the_readers_of_the_log_is_named(
     assert wrong("horizon") == []
 
 
-def test_an_age_that_is_hidden_from_the_role_is_told(connection: Connection, embedded_database: str, tmp_path: Path) -> None:
+def test_an_age_that_is_hidden_from_the_role_is_told(connection: Connection, dsn: str, tmp_path: Path) -> None:
     """PostgreSQL shows an ordinary role that somebody else has a transaction, and not since when."""
     connection.execute("create role ordinary login")
     connection.execute("grant usage on schema celery_journal to ordinary")
     connection.execute("grant select on all tables in schema celery_journal to ordinary")
     try:
-        with psycopg.connect(embedded_database) as other, psycopg.connect(embedded_database, user="ordinary", autocommit=True) as looking:
+        with psycopg.connect(dsn) as other, psycopg.connect(dsn, user="ordinary", autocommit=True) as looking:
             other.execute("create temporary table held (one integer)")
-            subject = Subject(looking, embedded_database, Options.read({"spool": str(tmp_path)}), "celery_journal")
+            subject = Subject(looking, dsn, Options.read({"spool": str(tmp_path)}), "celery_journal")
             (finding,) = (finding for finding in CHECKS["horizon"](subject))
             other.rollback()
     finally:
@@ -203,9 +194,9 @@ def test_lost_tasks_are_counted(connection: Connection, tell: Callable[..., None
     assert finding.found == "1 task will not go on by itself"
 
 
-def test_what_waits_on_this_machine_is_bad(embedded_database: str, wrong: Examine, tmp_path: Path) -> None:
+def test_what_waits_on_this_machine_is_bad(dsn: str, wrong: Examine, tmp_path: Path) -> None:
     """The database is back, and nobody has drained it."""
-    spool_of(embedded_database, "celery_journal", tmp_path / "spool").put(packed(Emitter().emit(TaskSucceeded, "t")))
+    spool_of(dsn, "celery_journal", tmp_path / "spool").put(packed(Emitter().emit(TaskSucceeded, "t")))
 
     (finding,) = wrong("spool")
 
@@ -220,11 +211,11 @@ def test_polling_is_told(wrong: Examine) -> None:
     assert wrong("listening", listen_dsn=f"host=127.0.0.1 port={servers.unused_port()}")[0].status == "bad"
 
 
-def test_a_pooler_without_a_way_to_listen_is_told(connection: Connection, embedded_database: str, tmp_path: Path) -> None:
+def test_a_pooler_without_a_way_to_listen_is_told(connection: Connection, dsn: str, tmp_path: Path) -> None:
     """PgBouncer in transaction mode: results are polled, unless listen_dsn leads past it."""
     require("PgBouncer", servers.PGBOUNCER is not None)
     with (
-        servers.pgbouncer(embedded_database, tmp_path) as pooled,
+        servers.pgbouncer(dsn, tmp_path) as pooled,
         psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as through,
     ):
 
@@ -232,19 +223,19 @@ def test_a_pooler_without_a_way_to_listen_is_told(connection: Connection, embedd
             subject = Subject(through, pooled, Options.read({"spool": str(tmp_path), **options}), "celery_journal")
             return next(finding for finding in examine(subject) if finding.check == "listening")
 
-        deaf, hearing = listening(), listening(listen_dsn=embedded_database)
+        deaf, hearing = listening(), listening(listen_dsn=dsn)
 
     assert (deaf.status, hearing.status) == ("warn", "ok")
     assert "listen_dsn" in deaf.advice
 
 
-def test_payloads_that_do_not_decode_are_named(connection: Connection, tell: Callable[..., None], embedded_database: str) -> None:
+def test_payloads_that_do_not_decode_are_named(connection: Connection, tell: Callable[..., None], dsn: str) -> None:
     """F26: those of a serializer that is not accepted, and those that are not what they say."""
     tell(TaskSucceeded, "fine", result=b"1", content_type="application/json", content_encoding="utf-8", args=b"[1]", kwargs=b"{}")
     tell(TaskSucceeded, "pickled", result=b"\x80", content_type="application/x-python-serialize", content_encoding="binary")
     tell(TaskSucceeded, "cut", result=b"[1, ", content_type="application/json", content_encoding="utf-8")
 
-    findings = list(unreadable(Subject(connection, embedded_database, Options(), "celery_journal")))
+    findings = list(unreadable(Subject(connection, dsn, Options(), "celery_journal")))
 
     assert [finding.found.partition(":")[0] for finding in findings] == [
         "the result of cut cannot be read",
@@ -261,7 +252,7 @@ def test_payloads_that_do_not_decode_are_named(connection: Connection, tell: Cal
         pytest.param("result_expires", {"result_expires": 60, "task_time_limit": 3600}, "a task may run for 1 h", id="time limit"),
     ],
 )
-def test_settings_that_surprise_are_told(wrong: Examine, make_app: Callable[..., Celery], check: str, conf: Any, found: str) -> None:
+def test_settings_that_surprise_are_told(wrong: Examine, make_app: NewApp, check: str, conf: Any, found: str) -> None:
     """And with other settings nothing is wrong."""
     (finding,) = wrong(check, make_app(**conf))
 
@@ -278,9 +269,7 @@ def test_settings_that_surprise_are_told(wrong: Examine, make_app: Callable[...,
         pytest.param("publishing", {"store_arguments": False}, id="store_arguments"),
     ],
 )
-def test_options_that_leave_something_out_are_told(
-    wrong: Examine, make_app: Callable[..., Celery], check: str, options: dict[str, Any]
-) -> None:
+def test_options_that_leave_something_out_are_told(wrong: Examine, make_app: NewApp, check: str, options: dict[str, Any]) -> None:
     """They may be meant so."""
     app = make_app()
 
@@ -288,9 +277,7 @@ def test_options_that_leave_something_out_are_told(
     assert wrong(check, app) == []
 
 
-def test_results_that_expire_before_their_chord_are_told(
-    tell: Callable[..., None], wrong: Examine, make_app: Callable[..., Celery]
-) -> None:
+def test_results_that_expire_before_their_chord_are_told(tell: Callable[..., None], wrong: Examine, make_app: NewApp) -> None:
     """Those of its first members are gone when the last one ends."""
     tell(ChordStarted, "g", size=2, occurred_at=datetime.now(UTC) - timedelta(hours=2))
 
@@ -302,7 +289,7 @@ def test_results_that_expire_before_their_chord_are_told(
     assert wrong("result_expires", make_app(result_expires=None)) == []
 
 
-def test_a_visibility_timeout_that_is_too_short_is_told(tell: Callable[..., None], wrong: Examine, make_app: Callable[..., Celery]) -> None:
+def test_a_visibility_timeout_that_is_too_short_is_told(tell: Callable[..., None], wrong: Examine, make_app: NewApp) -> None:
     """Redis gives the message to a second worker then, and the task runs twice."""
     received = datetime.now(UTC) - timedelta(minutes=10)
     tell(TaskReceived, "t", worker="w1", run="r", occurred_at=received)

@@ -7,14 +7,12 @@ import pickle
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-import psycopg
 import pytest
 from celery import Celery
 from celery.app.task import Context
@@ -24,26 +22,16 @@ from celery_journal.consumers.transfer.past import ForeignError
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import TaskFailed, TaskStarted
 from celery_journal.projections import GroupResult, TaskResult, verify
-from tests.conftest import empty, require
+from tests.conftest import require
 
-from .scene import ROOT, new_app, recorded, url_of
+from .scene import ROOT, recorded
 from .workers import available
 
 
-@pytest.fixture
-def connection(embedded_database: str) -> Iterator[Connection]:
-    with psycopg.connect(embedded_database, autocommit=True) as connection:
-        empty(connection)
-        yield connection
-
-
-@pytest.fixture
-def app(connection: Connection, embedded_database: str) -> Iterator[Celery]:
-    """An app whose results go to the journal."""
-    app = new_app(url_of(embedded_database))
-    yield app
-    app.backend.database.close()
-    app.close()
+@pytest.fixture(scope="module")
+def database(embedded_database: str) -> str:
+    """One server will do: what is taken over is the same in all."""
+    return embedded_database
 
 
 def taken(connection: Connection, source: Source, url: str, **options: Any) -> Taken:
@@ -88,7 +76,7 @@ def old_app(url: str, **conf: Any) -> Celery:
     return app
 
 
-def test_the_tables_of_sqlalchemy_are_taken_over(connection: Connection, app: Celery, tmp_path: Path, embedded_database: str) -> None:
+def test_the_tables_of_sqlalchemy_are_taken_over(connection: Connection, app: Celery, tmp_path: Path, dsn: str) -> None:
     """With their source; and once more there is nothing new."""
     url = f"db+sqlite:///{tmp_path / 'results.db'}"
     fill(old_app(url))
@@ -99,7 +87,7 @@ def test_the_tables_of_sqlalchemy_are_taken_over(connection: Connection, app: Ce
     assert [(one.id, one.why) for one in first.untaken] == [("halfway", "it is PROGRESS, and nothing says since when")]
     assert (second.tasks, second.groups, second.known) == (0, 0, 3)
     check(app)
-    assert [place.event.source for place in recorded(embedded_database, "fine")] == ["sqlalchemy"]
+    assert [place.event.source for place in recorded(dsn, "fine")] == ["sqlalchemy"]
     row = TaskResult.get(connection, "fine")
     assert (row.task_args, row.task_kwargs, row.queue, row.retries) == ("[1, 2]", '{"a": 1}', "mail", 1)
     assert verify(connection).differences == []
@@ -185,7 +173,7 @@ def test_moments_without_a_zone_are_in_that_of_the_old_app(connection: Connectio
     assert json.loads(row.meta or "") == {"children": [], "stamps": {"order": ["7"]}, "stamped_headers": ["order"]}
 
 
-def test_what_the_journal_knows_itself_stays(connection: Connection, tmp_path: Path, embedded_database: str) -> None:
+def test_what_the_journal_knows_itself_stays(connection: Connection, tmp_path: Path, dsn: str) -> None:
     """Of a task that ended here, nothing is taken over; one that only began here ends as it is told."""
     url = f"db+sqlite:///{tmp_path / 'results.db'}"
     fill(old_app(url))
@@ -195,7 +183,7 @@ def test_what_the_journal_knows_itself_stays(connection: Connection, tmp_path: P
 
     taken(connection, "sqlalchemy", url)
 
-    assert [place.event.event_id for place in recorded(embedded_database, "fine")] == [ended.event_id]
+    assert [place.event.event_id for place in recorded(dsn, "fine")] == [ended.event_id]
     assert TaskResult.get(connection, "failed").status == "FAILURE"
 
 

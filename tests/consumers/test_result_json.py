@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-import psycopg
 import pytest
 from celery import Celery
 from kombu.exceptions import EncodeError
 
 from celery_journal.journal import Connection
-from tests.conftest import empty
 
-from .scene import new_app, url_of
+from .conftest import NewApp
 
 
 class Oddity:
@@ -25,26 +22,21 @@ class Oddity:
         return "an oddity\0"
 
 
-@pytest.fixture
-def connection(embedded_database: str) -> Iterator[Connection]:
-    with psycopg.connect(embedded_database, autocommit=True) as connection:
-        empty(connection)
-        yield connection
+@pytest.fixture(scope="module")
+def database(embedded_database: str) -> str:
+    """One server will do: what makes JSON of bytes is the same in all."""
+    return embedded_database
 
 
 @pytest.fixture
-def make(connection: Connection, embedded_database: str) -> Iterator[Callable[..., Celery]]:
-    apps: list[Celery] = []
+def make(make_app: NewApp) -> NewApp:
+    """Makes an app with the option as given."""
 
     def make(force_json: bool | None = None, **conf: Any) -> Celery:
         options = {} if force_json is None else {"force_json": force_json}
-        apps.append(new_app(url_of(embedded_database), result_backend_transport_options=options, **conf))
-        return apps[-1]
+        return make_app(result_backend_transport_options=options, **conf)
 
-    yield make
-    for app in apps:
-        app.backend.database.close()
-        app.close()
+    return make
 
 
 def result_json(connection: Connection, task_id: str) -> Any:
@@ -54,7 +46,7 @@ def result_json(connection: Connection, task_id: str) -> Any:
     return value
 
 
-def test_a_result_is_there_as_json(make: Callable[..., Celery], connection: Connection) -> None:
+def test_a_result_is_there_as_json(make: NewApp, connection: Connection) -> None:
     """F16: nothing is to be switched on; SQL's operators work on it."""
     make().backend.store_result("t", {"order": {"total": 5}}, "SUCCESS")
 
@@ -65,7 +57,7 @@ def test_a_result_is_there_as_json(make: Callable[..., Celery], connection: Conn
     assert found == [("t",)]
 
 
-def test_what_is_no_json_stays_as_it_is(make: Callable[..., Celery], connection: Connection) -> None:
+def test_what_is_no_json_stays_as_it_is(make: NewApp, connection: Connection) -> None:
     """F18: the bytes stand, and SQL sees null; also where PostgreSQL cannot hold the JSON."""
     pickled, with_nul = make(result_serializer="pickle"), make()
     pickled.backend.store_result("t", {1: (2,)}, "SUCCESS")
@@ -77,7 +69,7 @@ def test_what_is_no_json_stays_as_it_is(make: Callable[..., Celery], connection:
     assert with_nul.AsyncResult("u").get(timeout=5) == "a\0b"
 
 
-def test_what_json_cannot_hold_is_stored_as_text_where_that_is_asked_for(make: Callable[..., Celery], connection: Connection) -> None:
+def test_what_json_cannot_hold_is_stored_as_text_where_that_is_asked_for(make: NewApp, connection: Connection) -> None:
     """F19, F20: by the option force_json, and exactly this."""
     app = make(force_json=True)
 
@@ -91,19 +83,19 @@ def test_what_json_cannot_hold_is_stored_as_text_where_that_is_asked_for(make: C
     assert app.AsyncResult("v").get(timeout=5) == Decimal("1.5")  # Celery's JSON has a form for it
 
 
-def test_without_the_option_it_is_an_error(make: Callable[..., Celery]) -> None:
+def test_without_the_option_it_is_an_error(make: NewApp) -> None:
     """The worker makes the task a FAILURE of it, as ever."""
     with pytest.raises(EncodeError):
         make().backend.store_result("t", Oddity(), "SUCCESS")
 
 
-def test_the_old_name_of_the_option_is_understood(make: Callable[..., Celery]) -> None:
+def test_the_old_name_of_the_option_is_understood(make: NewApp) -> None:
     """F19: DJANGO_CELERY_FULLDBRESULT_FORCE_JSON, unless the option itself is given."""
     assert make(DJANGO_CELERY_FULLDBRESULT_FORCE_JSON=True).backend.options.force_json
     assert not make(force_json=False, DJANGO_CELERY_FULLDBRESULT_FORCE_JSON=True).backend.options.force_json
 
 
-def test_another_serializer_is_not_forced(make: Callable[..., Celery], connection: Connection) -> None:
+def test_another_serializer_is_not_forced(make: NewApp, connection: Connection) -> None:
     """F19: whoever pickles results means to have them back as they were."""
     app = make(force_json=True, result_serializer="pickle")
     app.backend.store_result("t", {1: 2}, "SUCCESS")

@@ -19,10 +19,11 @@ from celery_journal.consumers.stale import get_stale_tasks
 from celery_journal.consumers.sweeping import LostSweep
 from celery_journal.journal import Connection
 from celery_journal.journal.events import ChordPartReturned, ChordStarted
-from celery_journal.projections import rebuild, verify
+from celery_journal.projections import TaskResult, rebuild, verify
 
 from .lostscene import GRACE, Log, ago, pause
 from .scene import ask
+from .test_cli import as_url, command
 
 ROLES = ("celery_journal_owner", "celery_journal_writer", "celery_journal_reader")
 
@@ -161,3 +162,53 @@ def test_a_rebuild_by_a_superuser_leaves_the_tables_to_their_owner(roles: str) -
 
     assert owners == [("celery_journal_owner",)]
     assert backend.get_result("task") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=words[0])
+        for words in (
+            ["list"],
+            ["show", "t"],
+            ["history", "t"],
+            ["explain", "t"],
+            ["graph", "body"],
+            ["stats"],
+            ["top", "--once"],
+            ["tail"],
+            ["stale"],
+            ["lost"],
+            ["export"],
+            ["export", "--format", "csv"],
+        )
+    ],
+)
+def test_the_reader_can_ask_everything(roles: str, words: list[str]) -> None:
+    """Nothing that only tells needs more than the reader may see; and no task is lost, nor stale."""
+    with psycopg.connect(roles, autocommit=True) as connection:
+        log = Log(connection)
+        log.sent("t")
+        log.tell(ChordStarted, "g", size=2, task_id="body", result=b'[[["t", null], null]]')
+
+    result = command(*words, dsn=as_url(make_conninfo(roles, user="app_reader")))
+
+    assert (result.returncode, result.stderr) == (0, ""), words
+
+
+def test_the_reader_asks_in_python(roles: str) -> None:
+    """F11: also for what has an eta."""
+    with psycopg.connect(make_conninfo(roles, user="app_reader"), autocommit=True) as connection:
+        assert list(TaskResult.objects.using(connection).get_stale_tasks(timedelta(hours=1))) == []
+
+
+def test_what_the_reader_may_not_see_is_no_end_of_doctor(roles: str) -> None:
+    """That check says so, and the others are made."""
+    result = command("doctor", dsn=as_url(make_conninfo(roles, user="app_reader")))
+
+    partitions = [line for line in result.stdout.splitlines() if "\tpartitions\t" in line]
+    assert partitions == [
+        "warn\tpartitions\tnot looked at: permission denied for table event_default for app_reader\trun this as the owner of the schema"
+    ]
+    assert "\thorizon\t" in result.stdout
+    assert "\tspool\t" in result.stdout

@@ -11,7 +11,7 @@ import pytest
 from psycopg.sql import SQL
 
 from celery_journal.journal import Connection, migrate
-from celery_journal.projections import GroupResult, Q, QuerySet, TaskResult
+from celery_journal.projections import ChordCounter, GroupResult, Q, QuerySet, TaskResult
 from celery_journal.projections.managers import TaskResultManager
 from tests.conftest import new_database
 
@@ -31,6 +31,10 @@ insert into celery_journal.group_result_row (group_id, date_created, saved_rank,
 select 'group-' || n, now() - n * interval '1 minute', 0, now() - n * interval '1 minute', array['task-' || n]
   from generate_series(1, 5000) n
 """
+FILL_CHORDS = b"""
+insert into celery_journal.chord_counter_row (group_id, date_created, started_rank, size_rank, size, asked_body_task_id)
+select 'chord-' || n, now(), 0, 0, 2, 'body-' || n from generate_series(1, 5000) n
+"""
 
 HOUR = timedelta(hours=1)
 
@@ -43,6 +47,7 @@ def full(embedded_server: str) -> Iterator[Connection]:
             migrate(connection)
             connection.execute(FILL)
             connection.execute(FILL_GROUPS)
+            connection.execute(FILL_CHORDS)
             connection.execute("vacuum analyze")
             yield connection
 
@@ -109,6 +114,14 @@ def test_a_canvas_is_found_by_its_root(full: Connection) -> None:
     assert indexes(full, tasks.filter(root_id="task-400")) == {"task_result_row_root_id", "task_result_row_pkey"}
     assert {task.task_id for task in tasks.filter(root_id="task-400")} == {"task-400", "task-401", "task-402", "task-403"}
     assert tasks.exclude(root_id="task-400").count() == 19_996
+
+
+def test_a_chord_is_found_by_its_body(full: Connection) -> None:
+    """Whoever has the id of a body that never ran has nothing else."""
+    chords = ChordCounter.all_objects.using(full).filter(body_task_id="body-7")
+
+    assert "chord_counter_row_body_of" in indexes(full, chords)  # its parts, of which there are none here, are read as they stand
+    assert chords.get().group_id == "chord-7"
 
 
 @pytest.mark.parametrize("order", ["-date_created", "-date_saved"])
