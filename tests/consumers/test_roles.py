@@ -11,7 +11,6 @@ from celery import Celery
 from celery.app.task import Context
 from psycopg.conninfo import make_conninfo
 
-from celery_journal import sql
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.consumers.explain import explain
 from celery_journal.consumers.lost import find_lost, sweep_lost
@@ -20,27 +19,18 @@ from celery_journal.consumers.sweeping import LostSweep
 from celery_journal.journal import Connection
 from celery_journal.journal.events import ChordPartReturned, ChordStarted
 from celery_journal.projections import TaskResult, rebuild, verify
+from tests.roles import with_roles
 
 from .lostscene import GRACE, Log, ago, pause
 from .scene import ask
 from .test_cli import as_url, command
 
-ROLES = ("celery_journal_owner", "celery_journal_writer", "celery_journal_reader")
-
 
 @pytest.fixture
-def roles(database: str, dsn: str) -> Iterator[str]:
+def roles(dsn: str) -> Iterator[str]:
     """The DSN of a journal that has the roles, with the logins app_writer and app_reader as members."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        (superuser,) = connection.execute(b"select current_user").fetchone() or ("",)
-        connection.execute(sql.load("roles.sql").encode())
-        connection.execute(b"create role app_writer login in role celery_journal_writer")
-        connection.execute(b"create role app_reader login in role celery_journal_reader")
-        try:
-            yield dsn
-        finally:
-            for role in ("app_writer", "app_reader", *ROLES):
-                connection.execute(f'reassign owned by {role} to "{superuser}"; drop owned by {role}; drop role {role}'.encode())
+    with with_roles(dsn, app_writer="celery_journal_writer", app_reader="celery_journal_reader"):
+        yield dsn
 
 
 @pytest.fixture

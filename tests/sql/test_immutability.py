@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 import psycopg
 import pytest
@@ -13,8 +12,7 @@ from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal, Subscription, migrate
 from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event, GroupSaved, TaskSent, TaskSucceeded, WorkerOnline
 from tests.journal.waiting import wait_until
-
-ROLES = ("celery_journal_owner", "celery_journal_writer", "celery_journal_reader")
+from tests.roles import with_roles
 
 CHANGES = [
     pytest.param("update {} set name = 'mul'", id="update"),
@@ -116,15 +114,8 @@ def roles(spare_database: str) -> Iterator[str]:
             emitter.emit(ChordPartReturned, "group-1", task_id="task-1", state="SUCCESS"),
             emitter.emit(WorkerOnline, "celery@host"),
         )
-        (superuser,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
-        connection.execute(sql.load("roles.sql").encode())
-        for kind in ("owner", "writer", "reader"):
-            connection.execute(f"create role immutable_{kind} login in role celery_journal_{kind}".encode())
+    with with_roles(spare_database, **{f"immutable_{kind}": f"celery_journal_{kind}" for kind in ("owner", "writer", "reader")}):
         yield spare_database
-        for role in ("immutable_owner", "immutable_writer", "immutable_reader", *ROLES):
-            connection.execute(f"reassign owned by {role} to {superuser}; drop owned by {role}".encode())
-            with suppress(psycopg.errors.DependentObjectsStillExist):  # another database of this server has them too
-                connection.execute(f"drop role {role}".encode())
 
 
 @pytest.fixture

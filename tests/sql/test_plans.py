@@ -12,6 +12,7 @@ from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event, GroupSaved, TaskSent, TaskSucceeded
 from tests.conftest import empty
+from tests.journal.waiting import wait_until
 
 TASKS = 3000
 
@@ -30,6 +31,7 @@ def full(database: str) -> Iterator[Connection]:
         empty(connection)
         journal.append(connection, *events)
         connection.execute("analyze")
+        wait_until(lambda: bool(journal.read_all(connection, limit=1)))  # the planner knows what the horizon hides
         yield connection
         empty(connection)
 
