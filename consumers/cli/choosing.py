@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -12,7 +13,12 @@ from celery_journal.journal import Connection
 from celery_journal.projections import TaskResult
 from celery_journal.projections.query import Q
 
+from .capture import NO_BROKER
+from .failure import Failure
 from .searching import condition_of
+
+#: Seconds to wait for the broker.
+TIMEOUT = 5.0
 
 
 def choosing_options(command: Any) -> Any:
@@ -60,3 +66,17 @@ def app_of(target: Any, broker: str | None) -> Any:
     except (KeyError, ValueError, ImportError) as exc:
         raise click.UsageError(f"the broker's URL cannot be used: {str(exc).strip().partition(chr(10))[0]}") from exc
     return app
+
+
+@contextmanager
+def broker_of(app: Any) -> Iterator[Any]:
+    """A connection to the app's broker; where none answers, a Failure with exit code 7."""
+    from celery_journal.consumers.replay import BrokerAway
+    from celery_journal.consumers.replay.sender import in_one_sentence
+
+    try:
+        with app.connection_for_write(connect_timeout=TIMEOUT) as connection, in_one_sentence(connection):
+            connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
+            yield connection
+    except BrokerAway as exc:
+        raise Failure(str(exc), NO_BROKER) from exc

@@ -24,6 +24,7 @@ from .history import history
 from .listing import listing
 from .lost import lost
 from .output import Output, confirm, confirming_options, output_options
+from .periodic import periodic
 from .projections import projections
 from .replay import replay
 from .revoke import revoke
@@ -167,5 +168,5 @@ main.add_command(export)
 main.add_command(import_)
 main.add_command(replay)
 main.add_command(revoke)
-for command in (doctor, explain, graph, history, listing, lost, projections, show, spool, stale, stats, tail, top):
+for command in (doctor, explain, graph, history, listing, lost, periodic, projections, show, spool, stale, stats, tail, top):
     main.add_command(command)

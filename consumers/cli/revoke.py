@@ -13,16 +13,11 @@ from celery_journal.journal import Emitter, Journal, check_version
 from celery_journal.journal.events import OperatorActed
 from celery_journal.projections.query import Q
 
-from .capture import NO_BROKER
-from .choosing import app_of, broker_option, choosing_options, chosen
-from .failure import Failure
+from .choosing import app_of, broker_of, broker_option, choosing_options, chosen
 from .output import Output, confirm, confirming_options, output_options
 
 #: Tasks that workers are told of at once.
 BATCH = 500
-
-#: Seconds to wait for the broker.
-TIMEOUT = 5.0
 
 _SIGNALS = sorted(one.name for one in signals.Signals)
 
@@ -60,9 +55,6 @@ def revoke(
     \b
     celery -A shop journal revoke --filter 'name:billing.* state:PENDING' --reason "wrong prices"
     """
-    from celery_journal.consumers.replay import BrokerAway
-    from celery_journal.consumers.replay.sender import in_one_sentence
-
     app, action = app_of(target, broker), "terminate" if terminate else "revoke"
     journal, emitter = Journal(target.schema), Emitter()
     try:
@@ -75,16 +67,13 @@ def revoke(
             done = bool(found) and confirm(f"{action} {counted(len(found), 'task')}?", output, yes=yes, dry_run=dry_run)
             if done:
                 facts: dict[str, Any] = {"action": action, "author": account(), "reason": reason, "source": "operator"}
-                with app.connection_for_write(connect_timeout=TIMEOUT) as sending, in_one_sentence(sending):
-                    sending.ensure_connection(max_retries=1, timeout=TIMEOUT)
+                with broker_of(app) as sending:
                     for start in range(0, len(found), BATCH):
                         batch = found[start : start + BATCH]
                         arguments = {"task_id": batch, "terminate": terminate, "signal": signal}
                         app.control.broadcast("revoke", arguments=arguments, connection=sending)
                         # Here and not by what is attached to revoke(), which knows no reason.
                         journal.append(connection, *(emitter.emit(OperatorActed, one, **facts) for one in batch))
-    except BrokerAway as exc:
-        raise Failure(str(exc), NO_BROKER) from exc
     finally:
         app.backend.database.close()
     if output.is_data:
