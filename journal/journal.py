@@ -114,6 +114,14 @@ class Journal:
                 conflicts += self._conflicts(connection, chunk)
         return new, True, conflicts
 
+    def make_room(self, connection: Connection, event_ids: Sequence[UUID]) -> list[str]:
+        """Create partitions for events of the last two years, where their weeks have none; return the names of the new ones.
+
+        What is older is recorded in the default partition, as is what a partition came too late for.
+        """
+        query = sql.query("schema.sql", "create past partitions", self.schema)
+        return [name for (name,) in connection.execute(query, {"event_ids": list(event_ids)})]
+
     def restore(self, connection: Connection, rows: Sequence[Row], *, dry_run: bool = False) -> tuple[int, list[UUID]]:
         """Record rows of a log as they are there, `recorded_at` too, in one statement, all or none.
 
@@ -123,6 +131,7 @@ class Journal:
             recorded = self._recorded(connection, rows)
             new = sum((row["event_id"], row["stream"]) not in recorded for row in rows)
         else:
+            self.make_room(connection, [row["event_id"] for row in rows])
             new = self._insert(connection, rows, relaxed=False)
         return new, self._conflicts(connection, rows) if new < len(rows) else []
 

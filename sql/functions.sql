@@ -28,39 +28,60 @@ create or replace function celery_journal.first_event_id(moment timestamptz) ret
 language sql immutable strict parallel safe
 return (lpad(to_hex(floor(extract(epoch from moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
 
--- Creates the partitions of this week and of the coming ones, and returns the names of the new ones. A week for which the
--- default partition already holds events stays there. Attaching waits at most two seconds for the writers in flight.
-create or replace function celery_journal.create_partitions(weeks_ahead integer default 8) returns setof text
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set timezone = 'UTC' as $$
+-- Creates the partition of the week that begins then, and returns its name, or null if there is one. A week for which the default
+-- partition already holds events stays there. Attaching waits at most two seconds for the writers in flight.
+create or replace function celery_journal.create_partition(first_day timestamptz) returns text
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set timezone = 'UTC' as $$
 declare
-    this_week timestamptz := date_trunc('week', clock_timestamp(), 'UTC');
-    first_day timestamptz;
-    partition_name text;
+    partition_name text := 'event_' || to_char(first_day at time zone 'UTC', 'YYYY_MM_DD');
+begin
+    if to_regclass('celery_journal.' || partition_name) is not null then
+        return null;
+    end if;
+    execute format('create table celery_journal.%I (like celery_journal.event including all)', partition_name);
+    execute format(
+        'alter table celery_journal.event attach partition celery_journal.%I for values from (%L) to (%L)',
+        partition_name,
+        celery_journal.first_event_id(first_day),
+        celery_journal.first_event_id(first_day + interval '7 days'));
+    execute format(
+        'create trigger refuse_change before update or delete or truncate on celery_journal.%I '
+        'for each statement execute function celery_journal.refuse_change()', partition_name);
+    return partition_name;
+exception when check_violation or lock_not_available then
+    return null;  -- the default partition takes this week's events
+end $$;
+
+-- Creates the partitions of this week and of the coming ones, and returns the names of the new ones.
+create or replace function celery_journal.create_partitions(weeks_ahead integer default 8) returns setof text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('celery_journal.create_partitions', 0)) then
         return;  -- somebody else is at it
     end if;
-    for week in -1 .. weeks_ahead loop
-        first_day := this_week + week * interval '7 days';
-        partition_name := 'event_' || to_char(first_day at time zone 'UTC', 'YYYY_MM_DD');
-        if to_regclass('celery_journal.' || partition_name) is not null then
-            continue;
-        end if;
-        begin
-            execute format('create table celery_journal.%I (like celery_journal.event including all)', partition_name);
-            execute format(
-                'alter table celery_journal.event attach partition celery_journal.%I for values from (%L) to (%L)',
-                partition_name,
-                celery_journal.first_event_id(first_day),
-                celery_journal.first_event_id(first_day + interval '7 days'));
-            execute format(
-                'create trigger refuse_change before update or delete or truncate on celery_journal.%I '
-                'for each statement execute function celery_journal.refuse_change()', partition_name);
-            return next partition_name;
-        exception when check_violation or lock_not_available then
-            null;  -- the default partition takes this week's events
-        end;
-    end loop;
+    return query
+        select p.name
+          from generate_series(-1, weeks_ahead) as w (week)
+               cross join lateral celery_journal.create_partition(
+                   date_trunc('week', clock_timestamp(), 'UTC') + w.week * interval '168 hours') as p (name)
+         where p.name is not null;
+end $$;
+
+-- Creates the partitions of the weeks in which these events were, if those are past, and returns the names of the new ones. Not further
+-- back than two years: whoever reads the log without a time looks into each.
+create or replace function celery_journal.create_past_partitions(event_ids uuid[]) returns setof text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    this_week timestamptz := date_trunc('week', clock_timestamp(), 'UTC');
+begin
+    perform pg_advisory_xact_lock(hashtextextended('celery_journal.create_partitions', 0));
+    return query
+        select p.name
+          from (select distinct date_trunc(
+                           'week', to_timestamp(('x' || left(replace(i.id::text, '-', ''), 12))::bit(48)::bigint / 1000.0), 'UTC')
+                  from unnest(event_ids) as i (id)) as w (week)
+               cross join lateral celery_journal.create_partition(w.week) as p (name)
+         where w.week < this_week and w.week >= this_week - interval '17472 hours' and p.name is not null;
 end $$;
 
 -- JSON for people and for SQL; null when the bytes are not JSON that PostgreSQL can hold. Not for parallel plans: before

@@ -44,6 +44,7 @@ grant insert on celery_journal.event to celery_journal_writer;
 grant insert, update on celery_journal.subscription to celery_journal_writer;
 grant usage on sequence celery_journal.event_position to celery_journal_writer;
 grant execute on function celery_journal.claim_chord, celery_journal.release_chord, celery_journal.create_partitions,
+                          celery_journal.create_past_partitions,
                           celery_journal.purge_forgotten, celery_journal.chords_never_started, celery_journal.open_chords,
                           celery_journal.begin_sweep, celery_journal.begin_lost_sweep, celery_journal.stragglers
    to celery_journal_writer;

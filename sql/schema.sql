@@ -27,6 +27,9 @@ select exists (select from celery_journal.event)
 -- name: create partitions
 select celery_journal.create_partitions()
 
+-- name: create past partitions
+select celery_journal.create_past_partitions(%(event_ids)s)
+
 -- name: backend
 -- A pooler answers with the process id of whatever server connection it has lent, and not with the one it gave us.
 select pg_backend_pid()

@@ -101,4 +101,5 @@ def _take(connection: Connection, journal: Journal, source: Source, batch: list[
             facts += group.facts(source)
     taken.untaken += [one for one in batch if isinstance(one, Untaken)]
     if not dry_run:
+        journal.make_room(connection, [fact.event_id for fact in facts])
         journal.append(connection, *facts)

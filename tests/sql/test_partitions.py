@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from celery_journal.journal import Connection, Emitter, Journal, migrate
+from celery_journal.journal.codec import encode
 from celery_journal.journal.events import Event, TaskSent
 
 WEEK = timedelta(days=7)
@@ -168,3 +169,61 @@ def lower_bounds(connection: Connection) -> set[tuple[str, datetime]]:
           from pg_inherits i join pg_class c on c.oid = i.inhrelid
          where i.inhparent = 'celery_journal.event'::regclass and c.relname <> 'event_default'"""
     return {(name, datetime.fromtimestamp(int(bound.replace("-", "")[:12], 16) / 1000, UTC)) for name, bound in connection.execute(query)}
+
+
+def make_room(connection: Connection, *events: Event) -> set[str]:
+    return set(Journal().make_room(connection, [event.event_id for event in events]))
+
+
+@pytest.mark.parametrize("weeks_ago", [2, 30, 104])
+def test_the_past_gets_partitions_when_it_is_imported(weeks_ago: int, migrated: Connection, emitter: Emitter) -> None:
+    """A week, from its first moment to its last, whatever the zone of the session; those between stay without."""
+    first_day = monday(migrated) - weeks_ago * WEEK
+    first = emitter.emit(TaskSent, "first", occurred_at=first_day)
+    last = emitter.emit(TaskSent, "last", occurred_at=first_day + WEEK - timedelta(microseconds=1))
+    migrated.execute("set timezone = 'Europe/Berlin'")
+
+    created = [make_room(migrated, first, last) for _ in range(2)]
+
+    Journal().append(migrated, first, last)
+    assert created == [{named(first_day)}, set()]
+    assert [partition_of(migrated, event) for event in (first, last)] == [named(first_day)] * 2
+    assert (named(first_day), first_day) in lower_bounds(migrated)
+
+
+def test_what_is_restored_lands_in_the_partition_of_its_week(migrated: Connection, emitter: Emitter) -> None:
+    """An import asks for it itself."""
+    event = emitter.emit(TaskSent, "task-1", occurred_at=monday(migrated) - 20 * WEEK)
+
+    Journal().restore(migrated, [encode(event)])
+
+    assert partition_of(migrated, event) == named(monday(migrated) - 20 * WEEK)
+
+
+def test_neither_the_distant_past_nor_the_future_gets_partitions(migrated: Connection, emitter: Emitter) -> None:
+    """A journal of a hundred partitions is read at once, one of thousands is not, and clocks may be years off."""
+    moments = [
+        monday(migrated) - 105 * WEEK,
+        datetime(1960, 1, 1, tzinfo=UTC),
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2199, 1, 1, tzinfo=UTC),
+    ]
+    events = [emitter.emit(TaskSent, "task-1", occurred_at=moment) for moment in moments]
+
+    created = make_room(migrated, *events)
+
+    Journal().append(migrated, *events)
+    assert created == set()
+    assert {partition_of(migrated, event) for event in events} == {"event_default"}
+
+
+def test_a_past_week_that_the_default_partition_has_begun_stays_there(migrated: Connection, emitter: Emitter) -> None:
+    """An import that goes on where an earlier version of this package began it."""
+    early, late = (emitter.emit(TaskSent, "task-1", occurred_at=monday(migrated) - 5 * WEEK + timedelta(days=day)) for day in (0, 1))
+    Journal().append(migrated, early)
+
+    created = make_room(migrated, early, late)
+
+    Journal().append(migrated, late)
+    assert created == set()
+    assert [partition_of(migrated, event) for event in (early, late)] == ["event_default"] * 2
