@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from celery_journal.consumers.spool import Spool, Waiting
-from celery_journal.journal import Connection, EventConflict, Journal, PayloadTooLarge
+from celery_journal.journal import Connection, EventConflict, EventRefused, Journal
 from celery_journal.journal.events import Event
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _append(batch: Sequence[Waiting], journal: Journal, run: Run) -> dict[int, s
             for waiting, event in zip(batch, events, strict=True)
             if event.event_id in exc.event_ids
         }
-    except (psycopg.Error, PayloadTooLarge, ValueError, TypeError, KeyError) as exc:  # the last three: it cannot be read
+    except (psycopg.Error, EventRefused, ValueError, TypeError, KeyError) as exc:  # the last three: it cannot be read
         if is_outage(exc):
             raise
         if len(batch) == 1:

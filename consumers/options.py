@@ -13,7 +13,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
+from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES, MAX_ID_BYTES
 from celery_journal.sql import DEFAULT_SCHEMA, check_schema_name
 
 #: The parameters of a DSN that nobody may see.
@@ -59,6 +59,8 @@ class Options(BaseModel):
     durability: Literal["meaning", "everything"] = "meaning"
     #: The largest payload of one event.
     max_payload_bytes: PositiveInt = DEFAULT_MAX_PAYLOAD_BYTES
+    #: The longest id of a task or a group, in characters.
+    task_id_max_length: int = Field(default=MAX_ID_BYTES, ge=1, le=MAX_ID_BYTES)
     #: How it is recorded that a task is sent: `buffered`, a few milliseconds later; `sync`, before its message leaves; or `off`.
     track_publish: Annotated[Literal["buffered", "sync", "off"], BeforeValidator(_tracking)] = "buffered"
     #: Record how tasks end whose results are ignored, without what they return.

@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal import sql
 from celery_journal.journal import redact
-from celery_journal.journal.codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, decode, encode, pack, unpack
+from celery_journal.journal.codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, MAX_ID_BYTES, decode, encode, pack, unpack
 from celery_journal.journal.events import Event
 
 DEFAULT_MAX_BYTES = 1 << 30
@@ -118,9 +118,9 @@ def _server(dsn: str) -> str:
     return "\0".join(str(given.get(name) or (defaults.get(name) or b"").decode()) for name in names)
 
 
-def packed(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> bytes:
-    """Return the event as bytes, losing nothing; raise PayloadTooLarge if the log would not take it."""
-    row = encode(event, max_payload_bytes)
+def packed(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES, max_id_length: int = MAX_ID_BYTES) -> bytes:
+    """Return the event as bytes, losing nothing; raise EventRefused if the log would not take it."""
+    row = encode(event, max_payload_bytes, max_id_length)
     return pack({**{name: value for name, value in row.items() if value is not None}, "event_id": event.event_id.bytes})
 
 

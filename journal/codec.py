@@ -14,8 +14,8 @@ from typing import Any
 
 import msgpack
 
-from .errors import PayloadTooLarge
-from .events import KINDS, Event, UnknownEvent, known_event
+from .errors import IdTooLong, PayloadTooLarge
+from .events import KINDS, Event, UnknownEvent, WorkerEvent, known_event
 from .upcasters import upcast
 
 #: The columns of the log that an event fills, in the order of the statements in sql/journal.sql.
@@ -46,6 +46,9 @@ NULLABLE_COLUMNS = (*INTEGER_COLUMNS, *MOMENT_COLUMNS, "time_limit", "members", 
 COLUMNS = ("event_id", "occurred_at", "attempt", "schema_version", *NULLABLE_COLUMNS, "body")
 
 DEFAULT_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+
+#: What an index can hold (2,704 bytes a row), with room for what stands beside an id.
+MAX_ID_BYTES = 2500
 
 _EXACT = "\0exact"
 _BIG_INTEGER = 1
@@ -79,14 +82,18 @@ def escape(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> Row:
-    """Return the row of the event; raise PayloadTooLarge if its bytes are above the limit."""
+def encode(event: Event, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES, max_id_length: int = MAX_ID_BYTES) -> Row:
+    """Return the row of the event; raise PayloadTooLarge or IdTooLong if its bytes or its id are above the limits."""
     unknown = event.model_extra or {}
     row = row_of({name: value for name, value in event if value is not None or name in unknown})
     size = sum(len(row[column]) for column in (*BINARY_COLUMNS, "body") if row[column] is not None)
     size += len((row["traceback"] or "").encode())
     if size > max_payload_bytes:
         raise PayloadTooLarge(event.stream, event.kind, size, max_payload_bytes)
+    if (length := len(row["stream"].encode())) > MAX_ID_BYTES:
+        raise IdTooLong(event.stream, f"{length:,} bytes", f"the log takes {MAX_ID_BYTES:,}")
+    if len(event.stream) > max_id_length and not isinstance(event, WorkerEvent):
+        raise IdTooLong(event.stream, f"{len(event.stream):,} characters", f"task_id_max_length is {max_id_length:,}")
     return row
 
 

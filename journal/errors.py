@@ -2,7 +2,9 @@
 
 JournalError
 ├── EventConflict        an id names two different facts
-├── PayloadTooLarge      an event is above the configured limit
+├── EventRefused         the log does not take an event
+│   ├── PayloadTooLarge       its payload is above the configured limit
+│   └── IdTooLong             the id that it is about is
 ├── DatabaseError
 │   ├── DsnUnreadable         the connection string is none
 │   ├── DatabaseUnreachable   no server answers at that address
@@ -38,8 +40,12 @@ class EventConflict(JournalError):
         super().__init__(f"event {named}{more} is recorded already, with other content; the recorded fact stands")
 
 
-class PayloadTooLarge(JournalError):
-    """An event is above the limit, and was not recorded."""
+class EventRefused(JournalError):
+    """The log does not take an event, which was not recorded."""
+
+
+class PayloadTooLarge(EventRefused):
+    """The payload of an event is above the limit."""
 
     def __init__(self, stream: str, kind: str, size: int, limit: int) -> None:
         self.stream, self.kind, self.size, self.limit = stream, kind, size, limit
@@ -47,6 +53,13 @@ class PayloadTooLarge(JournalError):
             f"{kind} of {stream} has a payload of {size:,} bytes, above the limit of {limit:,}; "
             "store large results elsewhere and return a reference, or raise max_payload_bytes"
         )
+
+
+class IdTooLong(EventRefused):
+    """The id of a task, of a group or of a worker is above the limit."""
+
+    def __init__(self, stream: str, size: str, limit: str) -> None:
+        super().__init__(f"the id {stream[:36]}... is {size} long, and {limit}; give it a shorter one")
 
 
 class DatabaseError(JournalError):

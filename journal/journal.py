@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from celery_journal import sql
 
-from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, Row, decode, encode, escape
+from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, MAX_ID_BYTES, RecordedEvent, Row, decode, encode, escape
 from .errors import EventConflict
 from .events import Event
 from .notifications import announcement, audience_of
@@ -31,6 +31,8 @@ class Journal:
 
     schema: str = sql.DEFAULT_SCHEMA
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+    #: In characters, of the ids of tasks and groups.
+    max_id_length: int = MAX_ID_BYTES
     #: Wait for the disk with every event, not only with those that end something.
     everything_durable: bool = False
     #: Hint at what is appended to those who wait for results.
@@ -40,9 +42,9 @@ class Journal:
         """Record the events and fold them into the views, in one statement; return how many were new.
 
         An event that is recorded already is left alone. Raises EventConflict if one is recorded with other content
-        (the others are recorded), PayloadTooLarge if one is above the limit (none is recorded).
+        (the others are recorded), EventRefused if one is above a limit (none is recorded).
         """
-        rows = [encode(event, self.max_payload_bytes) for event in events]
+        rows = [encode(event, self.max_payload_bytes, self.max_id_length) for event in events]
         audience = audience_of(events) if self.announcing and _is_idle(connection) else None
         if len(rows) == 1:
             new, listening, conflicts = self._append_one(connection, events[0], rows[0], audience)
@@ -59,7 +61,7 @@ class Journal:
 
         Two transactions: what the query locks is not held while the event waits for the disk. Raises what `append` raises.
         """
-        row = encode(event, self.max_payload_bytes)
+        row = encode(event, self.max_payload_bytes, self.max_id_length)
         relaxed = self._is_relaxed(connection, [event])
         with connection.cursor() as appending, connection.cursor() as asking:
             try:

@@ -60,6 +60,7 @@ class JournalBase(Retries, Recorder):
         self.journal = Journal(
             schema=self.options.schema_name,
             max_payload_bytes=self.options.max_payload_bytes,
+            max_id_length=self.options.task_id_max_length,
             everything_durable=self.options.durability == "everything",
             announcing=True,
         )
@@ -193,10 +194,16 @@ class JournalBase(Retries, Recorder):
             return None
 
 
+_NAMES_OF_DJANGO = {
+    "track_publish": "FULLDBRESULT_TRACK_PUBLISH",
+    "force_json": "FULLDBRESULT_FORCE_JSON",
+    "task_id_max_length": "RESULTS_TASK_ID_MAX_LENGTH",
+}
+
+
 def _of_django(app: Any) -> dict[str, Any]:
-    """Return the options that go by the names of django-celery-fulldbresult."""
-    names = {"track_publish": "TRACK_PUBLISH", "force_json": "FORCE_JSON"}
-    given = {option: app.conf.get(f"DJANGO_CELERY_FULLDBRESULT_{name}") for option, name in names.items()}
+    """Return the options that go by the names of django-celery-results and -fulldbresult."""
+    given = {option: app.conf.get(f"DJANGO_CELERY_{name}") for option, name in _NAMES_OF_DJANGO.items()}
     return {option: value for option, value in given.items() if value is not None}
 
 

@@ -122,7 +122,7 @@ class Outage:
             raise reason
         process = self._process()
         try:
-            waiting = self.spool.put(*(packed(event, self.journal.max_payload_bytes) for event in events))
+            waiting = self.spool.put(*(packed(event, self.journal.max_payload_bytes, self.journal.max_id_length) for event in events))
         except SpoolFull as exc:
             self._find_back(process)
             logger.error("%s and %s", reason, exc)

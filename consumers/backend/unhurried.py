@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import psycopg
 from celery.exceptions import ImproperlyConfigured
 
 from celery_journal.consumers.drain import is_outage
-from celery_journal.journal import DatabaseError, PayloadTooLarge, connect
+from celery_journal.journal import DatabaseError, EventRefused, connect
 from celery_journal.journal.events import Event
 
 from .connection import JournalUnavailable
 from .outage import Outage
+
+logger = logging.getLogger(__name__)
 
 #: What is left out of a fact that is too large, or that the database refuses.
 _PAYLOAD = ("args", "kwargs", "args_content_type", "message", "embedded", "embedded_content_type", "meta", "request", "reason")
@@ -53,19 +56,20 @@ class Unhurried:
 
 
 def _each(record: Callable[[list[Event]], None], events: list[Event]) -> None:
-    """Record the events, one by one if they are refused together, and one without its payload if it is refused alone."""
+    """Record the events; one by one if they are refused together, and what is refused alone without its payload, or not at all."""
     try:
         record(events)
-    except (PayloadTooLarge, psycopg.Error) as exc:
+    except (EventRefused, psycopg.Error) as exc:
         if is_outage(exc):
             raise
         if len(events) > 1:
             for event in events:
                 _each(record, [event])
         elif (brief := without_payload(events[0])) != events[0]:
-            record([brief])
+            _each(record, [brief])
         else:
-            raise
+            reason = str(exc).strip().partition("\n")[0]
+            logger.error("%s of %.36s is lost: %s", brief.kind, brief.stream, reason, extra={"stream": brief.stream})
 
 
 def without_payload(event: Event) -> Event:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from celery_journal.consumers.drain import is_outage
-from celery_journal.journal import Connection, EventConflict, Journal, PayloadTooLarge
+from celery_journal.journal import Connection, EventConflict, EventRefused, Journal
 from celery_journal.journal.events import Event, TaskStarted
 
 from .authorities import Authorities
@@ -134,7 +134,7 @@ class Recorder:
                     self.journal.append(connection, *events)
                 except EventConflict as exc:  # judged before by somebody else, or by who was before us; the rest is recorded
                     logger.debug("told before, in another way", extra={"event_ids": exc.event_ids})
-        except (psycopg.Error, PayloadTooLarge, ValueError, TypeError) as exc:
+        except (psycopg.Error, EventRefused, ValueError, TypeError) as exc:
             if is_outage(exc):
                 raise
             if len(events) == 1:

@@ -263,7 +263,7 @@ def test_what_the_database_refuses_for_its_own_sake_is_set_aside(
     put(spool, emitter, "a")
     spool.put(packed(other.model_copy(update={"result": b"2"})))
     put(spool, emitter, "b")
-    spool.put(packed(emitter.emit(TaskFailed, "".join(str(uuid4()) for _ in range(300)), worker="too long for an index")))
+    spool.put(packed(emitter.emit(TaskFailed, "x", root_id="".join(str(uuid4()) for _ in range(300)), worker="too long for an index")))
     spool.put(b"not what we write")
     put(spool, emitter, "c")
 
