@@ -53,7 +53,7 @@ def _checked_id(_ctx: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--reason", help="Why, for the log.")
 @click.option("--id", "replay_id", callback=_checked_id, help="A name for the replay.  [default: a new one]")
 @click.option("--resume", metavar="ID", help="Go on with the replay of that id, which was interrupted.")
-@click.option("--resend-doubtful", is_flag=True, help="With --resume: send again what may have been sent; it may run twice.")
+@click.option("--resend-doubtful", is_flag=True, help="Also what may have been sent, by this replay or another; it may run twice.")
 @broker_option
 @confirming_options
 @output_options
@@ -95,16 +95,15 @@ def replay(
     target = ctx.obj
     if resume and (task_ids or words is not None or edits or same_id or also_succeeded or also_unfinished or reason or replay_id):
         raise click.UsageError("--resume goes on as it was begun; only --rate, --broker and --resend-doubtful can be given with it")
-    if resend_doubtful and not resume:
-        raise click.UsageError("--resend-doubtful is about a replay that was interrupted; give --resume ID")
-    wishes = Wishes(edits, same_id, also_succeeded, also_unfinished, rate, words)
+    wishes = Wishes(edits, same_id, also_succeeded, also_unfinished, resend_doubtful, rate, words)
     app, journal, emitter = app_of(target, broker), Journal(target.schema), Emitter()
     try:
         with target.connect() as connection:
             check_version(connection, target.schema)
             if resume:
                 record = Record.of(connection, journal, resume)
-                wishes = replace(record.order.wishes, rate=rate or record.order.wishes.rate)
+                asked = record.order.wishes
+                wishes = replace(asked, rate=rate or asked.rate, also_doubtful=resend_doubtful or asked.also_doubtful)
                 record.order = replace(record.order, wishes=wishes)
             else:
                 planned = _members_of(connection, target.schema, chosen(connection, target.schema, task_ids, words))
@@ -114,7 +113,7 @@ def replay(
                 _report(task.preview(), output, is_preview=True)
                 return
             if not record.planned:
-                _say("no task is found", output)
+                output.said(_as_object(task.preview(), is_preview=False), "no task is found")
                 return
             if not confirm(f"{'resume' if resume else 'replay'} {counted(len(record.planned), 'task')}?", output, yes=yes, dry_run=False):
                 return
@@ -156,7 +155,7 @@ def _say(text: str, output: Output) -> None:
 
 def _report(summary: Summary, output: Output, *, is_preview: bool = False) -> None:
     if output.is_data:
-        output.object(_as_object(summary, is_preview))
+        output.object(_as_object(summary, is_preview=is_preview))
         return
     click.echo(f"{'would send' if is_preview else 'sent'} {counted(len(summary.sent), 'task')}")
     if summary.along:
@@ -175,7 +174,7 @@ def _report(summary: Summary, output: Output, *, is_preview: bool = False) -> No
         click.echo(f"to send them after all: replay --resume {summary.replay_id} --resend-doubtful")
 
 
-def _as_object(summary: Summary, is_preview: bool) -> dict[str, Any]:
+def _as_object(summary: Summary, *, is_preview: bool) -> dict[str, Any]:
     return {
         "replay": summary.replay_id,
         "dry_run": is_preview,

@@ -24,14 +24,15 @@ def send_again(
     same_id: bool = False,
     also_succeeded: bool = False,
     also_unfinished: bool = False,
+    resend_doubtful: bool = False,
 ) -> str:
     """Send the recorded task again as it was published, or what stands for it in its chain or chord; return its new id.
 
     `set` puts values into the arguments: {"kwargs.amount": 3, "args.0": 5}. Raises CannotReplay, NothingToReplay if it has succeeded,
-    BrokerAway, and Uncertain if nobody can know whether it was sent.
+    BrokerAway, and Uncertain if nobody can know whether it was sent; what another replay may have sent takes `resend_doubtful`.
     """
     edits = tuple(f"{place}={json.dumps(value)}" for place, value in (set or {}).items())
-    wishes = Wishes(set=edits, same_id=same_id, also_succeeded=also_succeeded, also_unfinished=also_unfinished)
+    wishes = Wishes(edits, same_id, also_succeeded, also_unfinished, resend_doubtful)
     order = Order(uuid4().hex, wishes, account(), reason)
     with backend.database.lend() as connection:
         begin(connection, backend.journal, backend.emitter, order, [task_id])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from celery.utils.time import maybe_iso8601
 from kombu.serialization import loads, prepare_accept_content
@@ -39,7 +40,10 @@ class Passed:
     now: datetime
 
     def moved(self, moment: Any) -> Any:
-        """Return the moment of an `expires`: one that has passed is moved, to be as long after the replay as it was after the message."""
+        """Return the moment of an `expires`: one that has passed is moved, to be as long after the replay as it was after the message.
+
+        One that had passed when the message was sent is None: as it was, nobody would ever run it.
+        """
         try:
             at = maybe_iso8601(moment)
         except (TypeError, ValueError):
@@ -47,7 +51,14 @@ class Passed:
         if not isinstance(at, datetime):  # seconds, which count from the sending
             return moment
         at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        if at <= self.sent_at:
+            return None
         return (at + (self.now - self.sent_at)).isoformat() if at <= self.now else moment
+
+
+def new_id(replay_id: str, old_id: str) -> str:
+    """Return the id under which the replay sends a task or a group again: always the same, so nothing is sent under two."""
+    return str(uuid5(NAMESPACE_URL, f"celery-journal:{replay_id}:{old_id}"))
 
 
 def embedded_of(sent: TaskSent, accept: Any) -> dict[str, Any]:

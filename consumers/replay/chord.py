@@ -39,9 +39,9 @@ class Chord:
 
     @classmethod
     def with_body(cls, connection: Connection, journal: Journal, task_id: str) -> Chord | None:
-        """Return the chord whose body that is; None if there is none."""
-        rows = ChordCounter.all_objects.using(connection, journal.schema).filter(body_task_id=task_id).values("group_id")[:1]
-        return next((cls.of(connection, journal, row["group_id"]) for row in rows), None)
+        """Return the chord whose body that is; None if there is none. Where the body is a chord itself, the one that began last."""
+        found = ChordCounter.all_objects.using(connection, journal.schema).filter(body_task_id=task_id).order_by("-date_created")
+        return next((cls.of(connection, journal, row["group_id"]) for row in found.values("group_id")[:1]), None)
 
     @property
     def succeeded(self) -> list[ChordPart]:
@@ -62,18 +62,21 @@ class Chord:
             raise CannotReplay(f"not all tasks of its chord {self.counter.group_id} are known")
         return [part.task_id for part in self.parts]
 
+    def around(self, accept: Any) -> str | None:
+        """Return the group of the chord that waits for the body; None if there is none, or nobody knows."""
+        if self.started is None or self.started.callback is None:
+            return None
+        return next((str(member.group) for member in members_of(self.body(accept)) if member.group), None)
+
     def body(self, accept: Any) -> Any:
-        """Return the signature of the body; raise CannotReplay if it is not there, or is waited for by another chord."""
+        """Return the signature of the body; raise CannotReplay if it is not there."""
         group_id = self.counter.group_id
         if self.started is None or self.started.callback is None:
             raise CannotReplay(f"the body of its chord {group_id} is not recorded")
         try:
-            body = loads(self.started.callback, self.started.callback_content_type, "utf-8", accept=prepare_accept_content(accept))
+            return loads(self.started.callback, self.started.callback_content_type, "utf-8", accept=prepare_accept_content(accept))
         except Exception as exc:
             raise CannotReplay(f"the body of its chord {group_id} cannot be decoded here; perhaps accept_content refuses it") from exc
-        if any(True for _ in members_of(body)):
-            raise CannotReplay(f"its chord {group_id} is inside of another one, and such cannot be begun again; replay its tasks by hand")
-        return body
 
     def begun_anew(self, renewal: Mapping[str, str], returned: Collection[str], emitter: Emitter, accept: Any) -> list[Event]:
         """Return the facts that a chord with new ids has started, and that these of its members have returned already."""

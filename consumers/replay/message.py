@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from celery.utils.saferepr import saferepr
 from kombu import Exchange, Queue
 from kombu.common import Broadcast, maybe_declare
 from kombu.serialization import loads, prepare_accept_content, registry
+from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from celery_journal.journal.events import TaskSent
 
@@ -34,6 +36,13 @@ _HEADERS = (
 )
 
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+
+#: How an exchange is recorded that was given as an object.
+_EXCHANGE = re.compile(r"<(?:unbound )?Exchange (.*)\(\w+\)(?: bound to chan:\d+)?>")
+
+#: The exchange by which RabbitMQ delays what is sent with an eta to a quorum queue, and the delay before the routing key, in bits.
+_DELAYING = "celery_delayed_27"
+_DELAY = re.compile(r"(?:[01]\.){28}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,7 @@ def compose(
     """Return the message to send again; raise CannotReplay if what it takes is not recorded."""
     if sent.name is None:
         raise CannotReplay("its name is not recorded")
-    exchange, routing_key = _route(sent)
+    exchange, routing_key = _route(app, sent, now)
     args, kwargs = edited(*_arguments(sent, app.conf.accept_content), edits)
     argsrepr, kwargsrepr = _reprs(app, args, kwargs)
     headers = {
@@ -116,6 +125,8 @@ def compose(
         headers[REPLAY_OF] = sent.stream
     given = (sent.message or {}).get("properties")
     properties = {**(given if isinstance(given, dict) else {}), "correlation_id": new_id}
+    if sent.expires is not None and headers["expires"] is None:
+        properties.pop("expiration", None)
     passed = Passed(sent.occurred_at, now)
     # A tuple, as Celery's own is: from a list it would look as if the caller had given another repr.
     body = (tuple(args), kwargs, {name: renewed(embedded.get(name), renewal, passed) for name in _EMBEDDED})
@@ -163,14 +174,28 @@ def _headers(sent: TaskSent, new_id: str, renewal: Ids, now: datetime) -> dict[s
     return headers
 
 
-def _route(sent: TaskSent) -> tuple[str, str]:
+def _route(app: Any, sent: TaskSent, now: datetime) -> tuple[str, str]:
     message = sent.message or {}
     exchange, routing_key = message.get("exchange") or "", message.get("routing_key") or ""
+    if isinstance(exchange, str) and (given := _EXCHANGE.fullmatch(exchange)) is not None:
+        exchange = given[1]
     if not isinstance(exchange, str) or not isinstance(routing_key, str) or exchange.startswith("<"):
         raise CannotReplay("its exchange or routing key is recorded as an object, and not by name")
     if not exchange and not routing_key:
         raise CannotReplay("where it was sent is not recorded")
-    return exchange, routing_key
+    return _delayed(app, sent, routing_key, now) if exchange == _DELAYING else (exchange, routing_key)
+
+
+def _delayed(app: Any, sent: TaskSent, routing_key: str, now: datetime) -> tuple[str, str]:
+    """Return the way of what RabbitMQ has delayed: once more if its eta is still to come, and else where it went in the end."""
+    routing_key = _DELAY.sub("", routing_key, count=1)
+    left = (sent.eta - now).total_seconds() if sent.eta is not None else 0
+    if left >= 1:
+        return _DELAYING, calculate_routing_key(int(left), routing_key)
+    for queue in app.amqp.queues.values():
+        if queue.routing_key == routing_key:
+            return queue.exchange.name, routing_key
+    raise CannotReplay(f"RabbitMQ has delayed it, and this app has no queue for the routing key {routing_key}, to which it went then")
 
 
 def _arguments(sent: TaskSent, accept: Any) -> tuple[list[Any], dict[str, Any]]:

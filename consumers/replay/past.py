@@ -8,9 +8,11 @@ from typing import Any
 
 from celery import states
 
+from celery_journal import sql
 from celery_journal.journal import Connection, Journal, RecordedEvent
 from celery_journal.journal.codec import escape
 from celery_journal.journal.events import (
+    OperatorActed,
     TaskErased,
     TaskFailed,
     TaskIgnored,
@@ -21,10 +23,15 @@ from celery_journal.journal.events import (
 )
 from celery_journal.projections import TaskResult
 
+from .canvas import new_id
+
+#: What is noted about a task of which it is in doubt whether a replay has sent it; the label is the replay.
+DOUBTED = "replay-doubted"
+
 #: The states of a task that has done what it was for; of one whose result is ignored it is known only that it came to its end.
 DONE = frozenset({states.SUCCESS, states.IGNORED})
 
-_OF_MESSAGES = ("task-sent", "task-erased", "task-replayed")
+_OF_MESSAGES = ("task-sent", "task-erased", "task-replayed", "operator-acted")
 _OF_ENDS = ("task-succeeded", "task-ignored", "task-failed", "task-revoked")
 
 
@@ -39,6 +46,8 @@ class Past:
     erased: bool = False
     #: As what it was sent again, in the order of the log.
     replayed: tuple[TaskReplayed, ...] = ()
+    #: The replays that may have sent it, and of which it is not recorded that they have.
+    doubted: frozenset[str] = frozenset()
     #: None of a task that nobody has heard of.
     status: str | None = None
     #: Whether it has ended, or is lost: nothing more comes of it by itself.
@@ -75,6 +84,7 @@ class Pasts:
             found = self._read(wanted)
             self._known |= {escape(past.task_id): past for past in found}
             copies = {event.task_id for past in found for event in past.replayed if event.task_id}
+            copies |= {new_id(replay, past.task_id) for past in found for replay in past.doubted}
             wanted = {task_id for task_id in copies if escape(task_id) not in self._known}
 
     def __getitem__(self, task_id: str) -> Past:
@@ -97,6 +107,10 @@ class Pasts:
         for recorded in self._events(pasts, _OF_MESSAGES):
             key = escape(recorded.event.stream)
             pasts[key] = _with(pasts[key], recorded)
+        for replay, key in self._last_batches(list(pasts)):
+            pasts[key] = replace(pasts[key], doubted=pasts[key].doubted | {replay})
+        for key, past in pasts.items():
+            pasts[key] = replace(past, doubted=past.doubted - {event.replay for event in past.replayed})
         for row in self._rows(list(pasts)):
             ended = row["date_done"] is not None or row["lost_reason"] is not None
             pasts[row["task_id"]] = replace(pasts[row["task_id"]], status=row["status"], ended=ended, root_id=row["root_id"])
@@ -123,6 +137,10 @@ class Pasts:
         streams = list(streams)
         return self._journal.read_transitions(self._connection, streams, kinds)[0] if streams else []
 
+    def _last_batches(self, keys: list[str]) -> list[tuple[str, str]]:
+        query = sql.query("replay.sql", "last batches", self._journal.schema)
+        return self._connection.execute(query, {"task_ids": keys}).fetchall()
+
     def _rows(self, keys: list[str]) -> list[dict[str, Any]]:
         tasks = TaskResult.objects.using(self._connection, self._journal.schema).filter(task_id__in=keys)
         return list(tasks.values("task_id", "status", "date_done", "lost_reason", "root_id"))
@@ -139,6 +157,8 @@ def _with(past: Past, recorded: RecordedEvent) -> Past:
             return replace(past, erased=True, sent=None)
         case TaskReplayed() as replayed:
             return replace(past, replayed=(*past.replayed, replayed))
+        case OperatorActed(label=str() as replay) as acted if acted.action == DOUBTED:
+            return replace(past, doubted=past.doubted | {replay})
         case _:
             return past
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
@@ -28,8 +29,9 @@ class Record:
     planned: list[str] = field(default_factory=list)
     #: When each task was about to be sent, by the clock of the database.
     sending: dict[str, datetime] = field(default_factory=dict)
-    #: The last batch that was.
+    #: The last batch that was, and the fact that says so.
     batch: tuple[str, ...] = ()
+    last: UUID | None = None
     doubted: set[str] = field(default_factory=set)
     #: What it ended with; None while there is something left to send.
     counts: Mapping[str, int] | None = None
@@ -46,7 +48,7 @@ class Record:
                 case ReplayPlanned(members=members) if record is not None:
                     record.planned += members or ()
                 case ReplaySending(members=members) if record is not None:
-                    record.batch = members or ()
+                    record.batch, record.last = members or (), recorded.event.event_id
                     record.sending |= dict.fromkeys(record.batch, recorded.recorded_at)
                 case ReplayDoubted(members=members) if record is not None:
                     record.doubted |= set(members or ())

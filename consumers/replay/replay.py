@@ -2,7 +2,7 @@
 
 What is planned, and each batch before it leaves, are facts in the log, as is that it has left. Of a batch in between the broker is asked
 when the replay is resumed; rabbitmq.py and onebyone.py say what it can know. What nobody can know is in doubt: it is listed, and not
-sent again.
+sent again, neither by this replay nor by another.
 """
 
 from __future__ import annotations
@@ -19,17 +19,23 @@ from kombu.utils.limits import TokenBucket
 from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal, is_pooled
 from celery_journal.journal.codec import escape
-from celery_journal.journal.events import ChordStarted
+from celery_journal.journal.events import ChordStarted, OperatorActed
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplaySending
 
 from .broker import sender_for
-from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayRefused, Uncertain
+from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayError, ReplayRefused, Uncertain
+from .past import DOUBTED
 from .record import Record
 from .sender import Sender
 from .steps import Step, Steps
 
 #: Tasks that are looked at at a time.
 LOOK = 200
+
+#: Seconds between two looks whether to stop.
+BLINK = 0.2
+
+INTERRUPTED = "it was interrupted"
 
 
 @dataclass(slots=True)
@@ -73,6 +79,8 @@ class Replay:
     on_progress: Callable[[int], None] = lambda _done: None
     #: Asked whether to stop.
     is_stopped: Callable[[], bool] = lambda: False
+    #: What went on, or was taken by another replay, just before it was sent: tasks, and chords, with what was wrong.
+    gone: dict[str, ReplayError] = field(default_factory=dict)
 
     def run(self, *, resend_doubtful: bool = False) -> Summary:
         """Send what is left to send, and return what has become of all."""
@@ -116,12 +124,14 @@ class Replay:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Have no other process of this replay send during the block."""
-        if not self.is_shared:
+        """Have no other process of this replay send during the block, as far as that can be had.
+
+        A pooler lends no session that would keep the lock: there, whoever is the last to begin goes on, and the other one stops
+        before its next batch.
+        """
+        if not self.is_shared or is_pooled(self.connection):
             yield
             return
-        if is_pooled(self.connection):
-            raise ReplayRefused("a replay needs a connection of its own, and this one is lent by a pooler; name the server itself by --dsn")
         parameters = {"replay": self.record.order.replay_id}
         if self._ask("try lock", parameters) != [(True,)]:
             raise ReplayRefused(f"another process runs the replay {self.record.order.replay_id}")
@@ -159,17 +169,20 @@ class Replay:
 
     def _send_all(self, steps: Steps, sender: Sender, summary: Summary) -> None:
         batch: list[Step] = []
-        pace = Pace(self.record.order.wishes.rate, sender.batch)
+        pace = Pace(self.record.order.wishes.rate, sender.batch, self.is_stopped)
         try:
             for found in self._found(steps, summary, lambda step: sender.check(step.outgoing) if step.outgoing else None):
                 for step in found:
                     batch.append(step)
-                    if len(batch) >= pace.batch:
-                        self._send(steps, sender, batch, pace, summary)
+                    if len(batch) >= pace.batch and pace.wait(len(batch)):
+                        self._send(steps, sender, batch, summary)
                         batch = []
             if summary.stopped is None and batch:
-                self._send(steps, sender, batch, pace, summary)
-                batch = []
+                if pace.wait(len(batch)):
+                    self._send(steps, sender, batch, summary)
+                    batch = []
+                else:
+                    summary.stopped = INTERRUPTED
         except BrokerAway as exc:
             summary.stopped = str(exc)
         summary.left += sum(step.old_id not in self.record.doubted for step in batch)
@@ -183,7 +196,7 @@ class Replay:
         look = LOOK if rate is None else max(1, min(LOOK, round(per_second(rate))))
         for place, task_id in enumerate(planned):
             if self.is_stopped():
-                summary.stopped = "it was interrupted"
+                summary.stopped = INTERRUPTED
                 return
             if place % look == 0:  # what stands in the views changes while this goes on
                 steps.pasts.forget()
@@ -203,19 +216,13 @@ class Replay:
             summary.sent |= {step.old_id: steps.new_id(step.old_id) for step in found if step.outgoing is None}
             yield [step for step in found if step.outgoing is not None and step.old_id not in self.record.doubted]
 
-    def _send(self, steps: Steps, sender: Sender, batch: Sequence[Step], pace: Pace, summary: Summary) -> None:
+    def _send(self, steps: Steps, sender: Sender, batch: Sequence[Step], summary: Summary) -> None:
         """Send the batch; raise BrokerAway if that is not possible, which leaves none of it unrecorded."""
-        pace.wait(len(batch))
-        members = tuple(step.old_id for step in batch)
-        facts = [fact for step in batch for fact in step.facts]
         for last_try in (False, True):
             sender.ready()  # before it is recorded: what fails here is in no doubt
-            sending = self.emitter.emit(ReplaySending, summary.replay_id, source="operator", members=members)
-            self.journal.append(self.connection, *facts, sending)
-            for fact in facts:
-                if isinstance(fact, ChordStarted):
-                    self._count_parts(fact.stream)
-            facts = []
+            if not (batch := self._claimed(steps, batch, summary)):
+                return
+            members = tuple(step.old_id for step in batch)
             try:
                 sender.send([step.outgoing for step in batch if step.outgoing])
             except NotSent:
@@ -234,6 +241,32 @@ class Replay:
         sender.confirm()
         summary.sent |= {old: steps.new_id(old) for old in members}
 
+    def _claimed(self, steps: Steps, batch: Sequence[Step], summary: Summary) -> Sequence[Step]:
+        """Record that these are about to be sent, but for those that have gone on since they were found; return them."""
+        with self.connection.transaction():
+            self._ask("claim", {})
+            last = self._ask("last batch", {"replay": escape(summary.replay_id)})
+            if last != ([] if self.record.last is None else [(self.record.last,)]):
+                raise ReplayRefused(f"another process has gone on with the replay {summary.replay_id}")
+            begun = {step.chord for step in batch if step.facts}
+            gone = steps.gone([step for step in batch if step.chord is None or step.chord in begun])
+            self.gone |= {step.chord or step.old_id: gone[step.old_id] for step in batch if step.old_id in gone}
+            kept = [step for step in batch if (step.chord or step.old_id) not in self.gone]
+            facts = [fact for step in kept for fact in step.facts]
+            if kept:
+                members = tuple(step.old_id for step in kept)
+                sending = self.emitter.emit(ReplaySending, summary.replay_id, source="operator", members=members)
+                self.journal.append(self.connection, *facts, sending)
+                self.record.last = sending.event_id
+        for step in batch:
+            if (wrong := self.gone.get(step.chord or step.old_id)) is not None:
+                told = summary.skipped if isinstance(wrong, NothingToReplay) else summary.refused
+                told.append((step.old_id, str(wrong)))
+        for fact in facts:
+            if isinstance(fact, ChordStarted):
+                self._count_parts(fact.stream)
+        return kept
+
     def _count_parts(self, group_id: str) -> None:
         """Have the parts counted that a new chord begins with; or else only the sweep of a worker would see that it is complete."""
         query, claimant = sql.query("chord.sql", "claim", self.journal.schema), self.emitter.name
@@ -248,10 +281,10 @@ class Replay:
 
     def _doubt(self, members: Collection[str], reason: str) -> None:
         """Record that nobody can know whether these were sent."""
-        doubted = self.emitter.emit(
-            ReplayDoubted, self.record.order.replay_id, source="operator", members=tuple(sorted(members)), reason=reason
-        )
-        self.journal.append(self.connection, doubted)
+        order, source = self.record.order, "operator"
+        doubted = self.emitter.emit(ReplayDoubted, order.replay_id, source=source, members=tuple(sorted(members)), reason=reason)
+        noted: dict[str, Any] = {"action": DOUBTED, "label": order.replay_id, "author": order.author, "reason": reason, "source": source}
+        self.journal.append(self.connection, doubted, *(self.emitter.emit(OperatorActed, one, **noted) for one in sorted(members)))
         self.record.doubted |= set(members)
 
     def _tell_end(self, summary: Summary) -> None:
@@ -263,13 +296,17 @@ class Replay:
 class Pace:
     """How fast tasks are sent."""
 
-    def __init__(self, rate: str | None, batch: int) -> None:
+    def __init__(self, rate: str | None, batch: int, is_stopped: Callable[[], bool] = lambda: False) -> None:
         fill = None if rate is None else per_second(rate)
         #: Tasks that leave together: no more than are due in half a second.
         self.batch = batch if fill is None else max(1, min(batch, int(fill / 2)))
         self._bucket = None if fill is None else TokenBucket(fill, capacity=self.batch)
+        self._is_stopped = is_stopped
 
-    def wait(self, count: int) -> None:
-        """Wait until so many may be sent."""
+    def wait(self, count: int) -> bool:
+        """Wait until so many may be sent; return whether they may: not if it is to stop before that."""
         while self._bucket is not None and not self._bucket.can_consume(count):
-            time.sleep(self._bucket.expected_time(count))
+            if self._is_stopped():
+                return False
+            time.sleep(min(BLINK, self._bucket.expected_time(count)))
+        return True

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 from celery import states
 
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import Event, TaskReplayed
 
-from .canvas import chain_of, chord_of, embedded_of, ids_in, tasks_in
+from .canvas import chain_of, chord_of, embedded_of, ids_in, new_id, tasks_in
 from .chord import Chord
 from .edits import Edit
 from .errors import CannotReplay, NothingToReplay, ReplayError
@@ -30,6 +29,8 @@ class Wishes:
     same_id: bool = False
     also_succeeded: bool = False
     also_unfinished: bool = False
+    #: Also what another replay may have sent.
+    also_doubtful: bool = False
     #: Celery's rate limit, such as `50/s`.
     rate: str | None = None
     #: Words that the tasks were found by.
@@ -55,11 +56,20 @@ class Step:
     outgoing: Outgoing | None
     #: Facts that must be recorded before it is sent: its new chord.
     facts: tuple[Event, ...] = ()
+    #: The group of the chord that is begun anew with it.
+    chord: str | None = None
 
 
-def new_id(replay_id: str, old_id: str) -> str:
-    """Return the id under which the replay sends a task or a group again: always the same, so nothing is sent under two."""
-    return str(uuid5(NAMESPACE_URL, f"celery-journal:{replay_id}:{old_id}"))
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """A chord that is begun anew."""
+
+    chord: Chord
+    #: Its members that need not be sent again, and the others, or where the chains stopped whose ends they are.
+    returned: set[str]
+    leading: list[Past]
+    #: Whether that is recorded already: the replay was interrupted.
+    is_begun: bool
 
 
 class Steps:
@@ -98,6 +108,21 @@ class Steps:
         failed = self._failed_of_chain(past)
         return self._once(failed.task_id, lambda: [self._step(failed)])
 
+    def gone(self, steps: Sequence[Step]) -> dict[str, ReplayError]:
+        """Return the tasks that have gone on since they were found, or that another replay has taken, with what is wrong with them."""
+        found, self.pasts = self.pasts, Pasts(self._connection, self._journal)
+        gone: dict[str, ReplayError] = {}
+        try:
+            self.pasts.load(step.old_id for step in steps)
+            for step in steps:
+                try:
+                    self._check(self.pasts[step.old_id])
+                except ReplayError as exc:
+                    gone[step.old_id] = exc
+        finally:
+            self.pasts = found
+        return gone
+
     def new_id(self, old_id: str) -> str:
         """Return the id under which a task or a group is sent again."""
         return old_id if self._wishes.same_id else new_id(self._order.replay_id, old_id)
@@ -125,13 +150,20 @@ class Steps:
         group_id = chord_of(past.sent, self._embedded(past))
         if group_id is None:
             return None
-        chord = Chord.of(self._connection, self._journal, group_id)
-        if chord is None:
+        return self._chord(group_id)
+
+    def _chord(self, group_id: str) -> Chord:
+        if (chord := Chord.of(self._connection, self._journal, group_id)) is None:
             raise CannotReplay(f"its chord {group_id} has left the views")
         return chord
 
     def _of_chord(self, chord: Chord, asked: str) -> list[Step]:
-        """Return the failed tasks of its header; its body, if that has run. Where it was begun anew, the last time counts."""
+        """Return the failed tasks of its header; its body, if that has run. Where it was begun anew, the last time counts.
+
+        One that is inside of another one goes on with that.
+        """
+        if (outer := chord.around(self._app.conf.accept_content)) is not None:
+            return self._of_chord(self._chord(outer), asked)
         group_id = chord.counter.group_id
         if not self._wishes.also_succeeded and (later := self._begun_again(chord)) is not None:
             replay, renewed = later
@@ -139,6 +171,9 @@ class Steps:
         body = self.pasts[chord.counter.body_task_id] if chord.counter.body_task_id else None
         if chord.counter.state == "unlocked" and not (self._wishes.also_succeeded and body and body.done):
             if body is None or body.sent is None:
+                inner = body and Chord.with_body(self._connection, self._journal, body.task_id)
+                if inner and inner.counter.group_id != group_id:  # its body is a chord
+                    return self._of_chord(inner, asked)
                 raise CannotReplay(f"the body of its chord {group_id} was sent, and it is not recorded how")
             if asked not in {group_id, body.task_id}:
                 raise NothingToReplay(f"it has succeeded, and its chord has begun its body {body.task_id}")
@@ -157,10 +192,26 @@ class Steps:
         return None
 
     def _header_of(self, chord: Chord) -> list[Step]:
-        """Return the tasks of the header that have not succeeded, the first with the facts that begin a new chord."""
+        """Return the tasks of the header that have not succeeded, the first with the facts that begin a new chord, and those inside."""
         group_id = chord.counter.group_id
         if self._wishes.same_id:
             raise CannotReplay(f"it is in the chord {group_id}, which can only be sent again under a new id, without --same-id")
+        accept, anew = self._app.conf.accept_content, self._anew(chord)
+        bodies = [one.chord.body(accept) for one in anew]
+        ids = {*(one.chord.counter.group_id for one in anew), *ids_in(bodies)}
+        ids |= {old for one in anew for past in one.leading for old in self._ids(past)}
+        renewal = {old: self.new_id(old) for old in ids}
+        leading = [self._failed_of_chain(past) for one in anew for past in one.leading]
+        steps = [replace(self._step(past, renewal), chord=group_id) for past in leading]
+        if not anew[0].is_begun:
+            facts = [fact for one in anew for fact in one.chord.begun_anew(renewal, one.returned, self._emitter, accept)]
+            facts += [self.told(old, renewal[old]) for old in sorted(tasks_in(bodies))]
+            steps[0] = replace(steps[0], facts=tuple(facts))
+        return steps
+
+    def _anew(self, chord: Chord) -> list[Anew]:
+        """Return how the chord is begun anew, and then the chords inside of it whose bodies were never sent."""
+        group_id = chord.counter.group_id
         renewed = Chord.of(self._connection, self._journal, self.new_id(group_id))
         returned = renewed.returned if renewed else {part.task_id for part in chord.succeeded}
         members = [member for member in chord.members if member not in returned]
@@ -169,15 +220,15 @@ class Steps:
                 raise NothingToReplay(f"all tasks of its chord {group_id} have succeeded")
             returned, members = set(), chord.members
         self.pasts.load(members)
-        leading = [self._sent_for(member) for member in members]
-        body = chord.body(self._app.conf.accept_content)
-        renewal = {old: self.new_id(old) for old in {group_id, *ids_in([body]), *(one for past in leading for one in self._ids(past))}}
-        steps = [self._step(self._failed_of_chain(past), renewal) for past in leading]
-        if renewed is None:
-            facts = chord.begun_anew(renewal, returned, self._emitter, self._app.conf.accept_content)
-            facts += [self.told(old, renewal[old]) for old in sorted(tasks_in([body]))]
-            steps[0] = replace(steps[0], facts=tuple(facts))
-        return steps
+        leading, inside = list[Past](), list[Anew]()
+        for member in members:
+            past = self.pasts[member]
+            inner = None if past.sent or past.erased else Chord.with_body(self._connection, self._journal, member)
+            if inner is None:
+                leading.append(self._sent_for(member))
+            else:
+                inside += self._anew(inner)
+        return [Anew(chord, returned, leading, renewed is not None), *inside]
 
     def _sent_for(self, member: str) -> Past:
         """Return the member itself, or the task where the chain stopped whose end it is."""
@@ -216,6 +267,8 @@ class Steps:
         if past.replayed_in(self._order.replay_id):
             return Step(past.task_id, None)
         self._check(past)
+        if self._wishes.same_id and past.status == states.REVOKED:
+            raise CannotReplay("it was revoked, and workers discard what comes under its id; send it without --same-id")
         sent, embedded = past.sent, self._embedded(past)
         if sent is None:
             raise CannotReplay("its payload was erased" if past.erased else "it is not recorded how it was sent")
@@ -272,15 +325,27 @@ class Steps:
             status = one.status or (None if first else states.PENDING)  # of what was just sent again nothing may be recorded yet
             if status is not None and not one.ended and not self._wishes.also_unfinished:
                 raise CannotReplay(f"{'it' if first else 'an earlier replay of it'} has not ended: it is {status}")
+            if (doubted := self._doubted(one)) and not self._wishes.also_doubtful:
+                told = f"the replay {doubted[0]} may have sent it, and may not"
+                raise CannotReplay(f"{told}; --resume that one to find out, or say --resend-doubtful, and it may run twice")
 
     def _lineage(self, past: Past) -> Iterator[Past]:
         """Yield the task, and those as which it was sent again, and again."""
         seen, left = {past.task_id}, [past]
         while left:
             yield (one := left.pop())
-            copies = {event.task_id for event in one.replayed if event.task_id and event.replay != self._order.replay_id} - seen
+            copies = {event.task_id for event in one.replayed if event.task_id and event.replay != self._order.replay_id}
+            copies |= {copy for replay in self._others(one) if self.pasts[copy := new_id(replay, one.task_id)].known}
+            copies -= seen
             seen |= copies
             left += [self.pasts[copy] for copy in sorted(copies)]
+
+    def _doubted(self, past: Past) -> list[str]:
+        """Return the other replays that may have sent the task, and of which nothing was heard."""
+        return sorted(replay for replay in self._others(past) if not self.pasts[new_id(replay, past.task_id)].known)
+
+    def _others(self, past: Past) -> frozenset[str]:
+        return past.doubted - {self._order.replay_id}
 
     def _is_done(self, past: Past) -> bool:
         """Return whether it has succeeded, and all that comes after it in its chain."""

@@ -231,25 +231,77 @@ def test_a_chord_inside_a_chain_goes_on_to_the_end_of_the_chain(worker: Worker, 
     assert value(worker, copy) == [12, 3]
 
 
-def test_what_of_a_canvas_cannot_be_replayed_is_refused(worker: Worker, connection: Connection, path: Path) -> None:
-    """A chord under the same ids; a chord inside of another."""
-    inner = chord([worker.signature("read", str(path))], worker.signature("collect"))
-    outer = chord([inner, worker.signature("add", 1, 1)], app=worker.app)(worker.signature("collect"))
+def test_a_chord_cannot_be_sent_again_under_its_own_id(worker: Worker, connection: Connection, path: Path) -> None:
+    """Each of its parts counts once, and they have."""
     plain = chord([worker.signature("read", str(path)), worker.signature("add", 1, 1)], app=worker.app)(worker.signature("collect"))
-    ended(worker, outer, plain)
-    failed = plain.parent.results[0].id
-    inside = ask(
-        worker.dsn,
-        b"select task_id from celery_journal.task_result where task_name = 'scene.read' and status = 'FAILURE' order by date_created desc",
-    )
-    nested = next(task_id for (task_id,) in inside if str(path) in str(row(worker.dsn, task_id).task_args) and task_id != failed)
+    ended(worker, plain)
     until(lambda: ChordCounter.get(connection, plain.parent.id).state == "failed")
 
-    same = replayed(connection, worker, "same ids", failed, same_id=True)
-    deep = replayed(connection, worker, "deep", nested)
+    same = replayed(connection, worker, "same ids", plain.parent.results[0].id, same_id=True)
 
     assert [why.partition(", which can only")[2] for _, why in same.refused] == [" be sent again under a new id, without --same-id"]
-    assert ["is inside of another one" in why for _, why in deep.refused] == [True]
+
+
+def group_of_body(connection: Connection, body_id: str) -> str:
+    (chord,) = ChordCounter.all_objects.using(connection).filter(body_task_id=body_id)
+    return str(chord.group_id)
+
+
+@pytest.mark.parametrize("named", ["task inside", "group inside", "body inside", "task", "group", "body"])
+def test_a_chord_inside_of_a_chord_is_begun_anew_with_it(worker: Worker, connection: Connection, path: Path, named: str) -> None:
+    """From the failed task inside of it, whatever of them is named; each has a new group and a new body."""
+    inner = chord([worker.signature("add", 1, 1), worker.signature("read", str(path))], worker.signature("collect"))
+    outer = chord([inner, worker.signature("add", 2, 2)], app=worker.app)(worker.signature("collect"))
+    ended(worker, outer)
+    inside, plain = outer.parent.results
+    group_id, inner_group = outer.parent.id, group_of_body(connection, inside.id)
+    until(lambda: ChordCounter.get(connection, group_id).state == "failed" and ChordCounter.get(connection, inner_group).state == "failed")
+    failed = inside.parent.results[1].id
+    path.write_text("7")
+    names = {"task inside": failed, "group inside": inner_group, "body inside": inside.id}
+    subject = {**names, "task": plain.id, "group": group_id, "body": outer.id}[named]
+
+    summary = replayed(connection, worker, f"nested {named}", subject)
+
+    assert (list(summary.sent), summary.refused, summary.skipped) == ([failed], [], [])
+    assert value(worker, the_copy_of(connection, outer.id)) == [[2, 7], 4]
+    assert value(worker, the_copy_of(connection, inside.id)) == [2, 7]
+    assert lineage(connection, plain.id).replayed_as == ()
+
+
+def test_a_chord_whose_chord_inside_has_failed_in_its_body(worker: Worker, connection: Connection, path: Path) -> None:
+    """Only that body runs again, and then the one outside."""
+    inner = chord([worker.signature("add", 1, 1), worker.signature("add", 2, 2)], reading(worker, path))
+    outer = chord([inner, worker.signature("add", 3, 3)], app=worker.app)(worker.signature("collect"))
+    ended(worker, outer)
+    until(lambda: ChordCounter.get(connection, outer.parent.id).state == "failed")
+    path.write_text("8")
+
+    summary = replayed(connection, worker, "body inside", outer.id)
+
+    assert (list(summary.sent), summary.refused) == ([outer.parent.results[0].id], [])
+    assert value(worker, the_copy_of(connection, outer.id)) == [8, 6]
+
+
+@pytest.mark.parametrize("named", ["group", "body", "task"])
+def test_a_body_that_is_a_chord_is_begun_anew(worker: Worker, connection: Connection, path: Path, named: str) -> None:
+    """The header before it has succeeded, and is left alone."""
+    last = chord([reading(worker, path), worker.signature("collect")], worker.signature("collect"))
+    result = chord([worker.signature("add", 1, 1), worker.signature("add", 2, 2)], app=worker.app)(last)
+    ended(worker, result)
+    failed = next(
+        task_id
+        for (task_id,) in ask(worker.dsn, b"select task_id from celery_journal.task_result where status = 'FAILURE'")
+        if str(path) in str(row(worker.dsn, task_id).task_args)
+    )
+    groups = ask(worker.dsn, b"select group_id from celery_journal.chord_counter where body_task_id = %s order by date_created", result.id)
+    path.write_text("9")
+    subject = {"group": groups[0][0], "body": result.id, "task": failed}[named]
+
+    summary = replayed(connection, worker, f"body {named}", subject)
+
+    assert (list(summary.sent), summary.refused, summary.skipped) == ([failed], [], [])
+    assert value(worker, the_copy_of(connection, result.id)) == [9, [2, 4]]
 
 
 def test_a_chord_that_was_interrupted_is_begun_once(

@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from celery_journal.consumers.cli.main import main
 from celery_journal.consumers.replay import Replay, Uncertain
+from celery_journal.consumers.replay.canvas import new_id
 from celery_journal.consumers.replay.onebyone import OneByOne
-from celery_journal.consumers.replay.steps import new_id
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import Event, TaskStarted, TaskSucceeded
 from tests.conftest import require
@@ -186,7 +186,6 @@ def test_a_queue_that_does_not_exist_is_refused(dsn: str, log: Log, queue: Queue
         pytest.param(["a", "--id", "x y\x1b"], "take up to 100 letters", id="id"),
         pytest.param(["--resume", "nowhere"], "there is no replay nowhere", id="resume"),
         pytest.param(["a", "--resume", "x"], "--resume goes on as it was begun", id="both"),
-        pytest.param(["a", "--resend-doubtful"], "give --resume ID", id="doubtful"),
         pytest.param(["--filter", "stat:FAILURE"], "perhaps state:", id="word"),
         pytest.param(["--filter", "name:'x"], "a quotation mark is missing", id="quote"),
     ],
@@ -313,3 +312,29 @@ def test_a_redis_that_goes_away_leaves_its_task_in_doubt(monkeypatch: pytest.Mon
 
     assert (summary.doubtful, list(summary.sent)) == (["a"], ["b"])
     assert in_redis(redis_app) == [new_id("r1", "b")]
+
+
+def test_ctrl_c_does_not_wait_for_a_slow_rate(dsn: str, log: Log, queue: Queue) -> None:
+    """One task an hour: nothing of a batch is under way while it waits for its turn."""
+    put(log, queue.name, "a", "b")
+    arguments = ["--dsn", as_url(dsn), "replay", "--broker", RABBITMQ, "a", "b", "--yes", "--id", "slow", "--rate", "1/h"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery_journal.consumers.cli", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    until(lambda: "task-replayed" in kinds(dsn, "a"))
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)
+
+    assert said.splitlines() == [
+        "replay slow of 2 tasks",
+        "sent 1 task",
+        "stopped, it was interrupted; 1 task is left: replay --resume slow",
+    ]
+
+
+def test_where_nothing_is_found_a_program_hears_so_too(dsn: str, queue: Queue) -> None:
+    """`--json` prints an object, as ever."""
+    plain, as_json = (replay(dsn, "--filter", "state:FAILURE", "--yes", *form) for form in ([], ["--json"]))
+
+    assert (plain.exit_code, plain.stdout) == (0, "no task is found\n")
+    assert (as_json.exit_code, json.loads(as_json.stdout)["planned"]) == (0, 0)

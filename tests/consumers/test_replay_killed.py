@@ -20,8 +20,8 @@ from celery import Celery
 from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal.consumers.replay import BrokerAway, ReplayRefused
+from celery_journal.consumers.replay.canvas import new_id
 from celery_journal.consumers.replay.rabbitmq import Transactional
-from celery_journal.consumers.replay.steps import new_id
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import TaskStarted
 from tests.conftest import require

@@ -323,3 +323,24 @@ def test_tasks_that_are_refused_together_are_all_counted(app: Celery, log: Log, 
 
     assert (summary.sent, summary.along) == ({}, 0)
     assert [task_id for task_id, _ in summary.refused] == ["a", "b"]
+
+
+def test_what_was_revoked_is_not_sent_under_its_own_id(app: Celery, log: Log, fail: Fail) -> None:
+    """Workers remember the ids of what was revoked, or has expired, for hours: they would discard it without a word."""
+    task_id = fail(kind=TaskRevoked)
+
+    same = begun(log.connection, app, [task_id], "same", same_id=True).run()
+    another = begun(log.connection, app, [task_id], "another").run()
+
+    assert [why for _, why in same.refused] == ["it was revoked, and workers discard what comes under its id; send it without --same-id"]
+    assert list(another.sent) == [task_id]
+
+
+def test_a_task_that_was_sent_when_it_had_expired_does_not_expire_again(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """Moved along it would have expired once more, and nobody would ever run it."""
+    task_id = fail(kind=TaskRevoked, expires=datetime.now(UTC) - SOON)
+
+    begun(log.connection, app, [task_id]).run()
+
+    message = only(mailbox)
+    assert (message.headers["expires"], message.properties.get("expiration")) == (None, None)
