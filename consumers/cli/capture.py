@@ -19,6 +19,7 @@ from celery_journal.consumers.sweeping import sweeping
 from celery_journal.journal import Connection, DatabaseUnreachable, Journal, JournalError, LoginRefused, check_version
 
 from .failure import Failure
+from .spans import Seconds
 from .target import AppTarget, Target
 
 DEFAULT_QUEUE = "celery-journal.capture"
@@ -47,7 +48,7 @@ NO_BROKER = 7
     "--linger",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 10),
+    type=Seconds(0, 10),
     help="Seconds to wait for what is told first-hand.",
 )
 @click.option("--once", "--drain", "once", is_flag=True, help="End when the queue is empty.")

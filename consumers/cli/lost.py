@@ -15,6 +15,7 @@ from celery_journal.journal import Emitter, Journal, check_version
 
 from .failure import Failure
 from .output import Column, Output, confirm, confirming_options, output_options
+from .spans import Seconds
 from .styles import style_of
 
 COLUMNS = (
@@ -30,9 +31,7 @@ COLUMNS = (
 @click.command("lost")
 @click.option("--mark", is_flag=True, help="Record in the log that they are lost; their Celery states stay as they are.")
 @click.option("--fail", is_flag=True, help="Make them FAILURE with WorkerLostError, so that whoever waits hears of it, and mark them.")
-@click.option(
-    "--grace", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=f"Silence that is needed.  [default: {GRACE:g}]"
-)
+@click.option("--grace", type=Seconds(min=0, min_open=True), help=f"Silence that is needed.  [default: {GRACE:g}]")
 @confirming_options
 @output_options
 @click.pass_context

@@ -23,7 +23,7 @@ from .graph import graph
 from .history import history
 from .listing import listing
 from .lost import lost
-from .output import Output, confirm, confirming_options, output_options
+from .output import TOLD_PLAINER, Output, confirm, confirming_options, output_options
 from .periodic import periodic
 from .projections import projections
 from .replay import replay
@@ -44,7 +44,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every character of a task's name
-            sys.stdout.reconfigure(errors="backslashreplace")
+            sys.stdout.reconfigure(errors=TOLD_PLAINER)
         with one_sentence():
             return super().invoke(ctx)
 

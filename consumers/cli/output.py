@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import itertools
 import json
@@ -22,6 +23,9 @@ from celery_journal.projections.task_result import text_of
 
 T = TypeVar("T")
 
+#: What stands for the characters of our own drawings where an output does not know them: one for one, so that columns stay.
+_PLAINER = {"█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|"), "…": "~"}
+
 #: Rows that a table shows at once: it must know all its cells before it can be drawn.
 TABLE_PAGE = 1000
 
@@ -29,6 +33,19 @@ TABLE_PAGE = 1000
 def console() -> Console:
     """Return a console of standard output, as it is now: without colours where NO_COLOR says so or nobody looks."""
     return Console(highlight=False, emoji=False, markup=False)
+
+
+def told_plainer(error: UnicodeError) -> tuple[str, int]:
+    """Tell the characters that the encoding of an output does not know otherwise, as codecs ask an error handler to."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    unknown = error.object[error.start : error.end]
+    return "".join(_PLAINER.get(char) or char.encode("ascii", "backslashreplace").decode() for char in unknown), error.end
+
+
+#: Its name, as an output is given it.
+TOLD_PLAINER = "celery-journal.told-plainer"
+codecs.register_error(TOLD_PLAINER, told_plainer)
 
 
 @dataclass(frozen=True, slots=True)
