@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from psycopg.rows import dict_row
 
@@ -16,10 +16,17 @@ from celery_journal.projections import Q, TaskResult
 #: Events that are read at a time, and those that are looked through at most for the last ones that a query finds.
 PAGE, LOOKED_THROUGH = 1000, 50_000
 
-#: Seconds between two looks at the log.
-PAUSE = 0.5
-
 _END = (2**63 - 1, 2**63 - 1)
+
+
+class Found(NamedTuple):
+    """Facts, in the order of the log."""
+
+    facts: list[RecordedEvent]
+    #: The place after which to go on.
+    place: tuple[int, int]
+    #: Whether there are no more on that side, or no more were asked for.
+    is_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +37,28 @@ class Tail:
     schema: str = sql.DEFAULT_SCHEMA
     condition: Q | None = None
 
-    def last(self, number: int) -> tuple[list[RecordedEvent], tuple[int, int]]:
-        """Return the last so many facts, in the order of the log, and the place after which new ones stand."""
+    def last(self, number: int) -> Found:
+        """Return the last so many facts, and the place after which new ones stand."""
         found: list[RecordedEvent] = []
         end, before, looked_through = None, _END, 0
-        while (len(found) < number or end is None) and looked_through < LOOKED_THROUGH:
+        while len(found) < number or end is None:
             page = self._before(before, PAGE if self.condition else max(number, 1))
             if not page:
                 break
             end = end or page[0].place
             found += self._chosen(page)[: number - len(found)]
             before, looked_through = page[-1].place, looked_through + len(page)
-        return found[::-1], end or (0, 0)
+            if self.condition and looked_through >= LOOKED_THROUGH:
+                return Found(found[::-1], end, is_all=len(found) >= number)
+        return Found(found[::-1], end or (0, 0), is_all=True)
 
-    def after(self, place: tuple[int, int]) -> Iterator[RecordedEvent]:
-        """Yield what comes after the place, as it comes, for ever.
+    def after(self, place: tuple[int, int]) -> Found:
+        """Return what comes after the place, a page at most.
 
         Nothing is skipped, whatever writers are in flight: a fact shows when every transaction that began before it has ended.
         """
-        journal = Journal(self.schema)
-        while True:
-            page = journal.read_all(self.connection, place, PAGE)
-            yield from self._chosen(page)
-            place = page[-1].place if page else place
-            if len(page) < PAGE:
-                time.sleep(PAUSE)
+        page = Journal(self.schema).read_all(self.connection, place, PAGE)
+        return Found(self._chosen(page), page[-1].place if page else place, is_all=len(page) < PAGE)
 
     def _before(self, place: tuple[int, int], limit: int) -> list[RecordedEvent]:
         transaction, position = place

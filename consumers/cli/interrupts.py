@@ -1,17 +1,46 @@
-"""Ctrl-C as the end of what goes on by itself."""
+"""Ctrl-C and SIGTERM as the end of what goes on by itself."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from celery_journal.journal import Connection
+
+class Interruption:
+    """Whether the end was asked for. It ends what waits, and not a line that is being printed; asked for again, it ends that too."""
+
+    def __init__(self) -> None:
+        self._is_asked_for = False
+        self._may_end = False
+
+    def note(self, *_: object) -> None:
+        """Be told by a signal."""
+        if self._may_end or self._is_asked_for:
+            raise KeyboardInterrupt
+        self._is_asked_for = True
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that may be left in the middle; KeyboardInterrupt is raised there."""
+        self._may_end = True
+        try:
+            if self._is_asked_for:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._may_end = False
 
 
 @contextmanager
-def until_interrupted(connection: Connection) -> Iterator[None]:
-    """Take Ctrl-C for the end of the block, and of the connection: it may be in the middle of a statement."""
+def until_interrupted() -> Iterator[Interruption]:
+    """Take Ctrl-C and SIGTERM for the end of the block."""
+    interruption = Interruption()
+    before = {number: signal.signal(number, interruption.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield interruption
     except KeyboardInterrupt:
-        connection.close()
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 import click
@@ -12,15 +15,19 @@ from rich.text import Text
 
 from celery_journal.consumers.chronicle import remark_on
 from celery_journal.consumers.contents import LINE, cut
-from celery_journal.consumers.tail import Tail
+from celery_journal.consumers.tail import LOOKED_THROUGH, Found, Tail
 from celery_journal.consumers.words import shown
-from celery_journal.journal import RecordedEvent, check_version
+from celery_journal.journal import Connection, RecordedEvent
 from celery_journal.projections import Q
 
-from .interrupts import until_interrupted
+from .interrupts import Interruption, until_interrupted
+from .lasting import LastingConnection
 from .output import Output, console, output_options
 from .searching import Searching, words_argument
 from .styles import style_of
+
+#: Seconds between two looks at the log.
+PAUSE = 0.5
 
 
 @click.command("tail", cls=Searching)
@@ -32,14 +39,15 @@ from .styles import style_of
 def tail(ctx: click.Context, condition: Q, lines: int, follow: bool, output: Output) -> None:
     """Show the end of the log, and with --follow what is added to it: all facts, or those about the tasks that the query words find.
 
-    A fact shows when every transaction that began before it has ended, so that none is ever skipped.
+    A fact shows when every transaction that began before it has ended, so that none is ever skipped. When the database goes away,
+    --follow says so, and goes on where it was when it is back.
 
     \b
     celery-journal tail --follow state:FAILURE
     """
-    with ctx.obj.connect() as connection, until_interrupted(connection):
-        check_version(connection, ctx.obj.schema)
-        facts = _facts(Tail(connection, ctx.obj.schema, condition if condition.children else None), lines, follow)
+    tail_of = partial(Tail, schema=ctx.obj.schema, condition=condition if condition.children else None)
+    with closing(LastingConnection(ctx.obj, _say)) as lasting, until_interrupted() as interruption:
+        facts = _facts(lasting, tail_of, lines, follow, interruption)
         if output.is_data:
             output.objects(_as_object(recorded) for recorded in facts)
         elif sys.stdout.isatty():
@@ -51,13 +59,31 @@ def tail(ctx: click.Context, condition: Q, lines: int, follow: bool, output: Out
                 click.echo("\t".join(shown("" if value is None else value) for value in _cells(recorded)))
 
 
-def _facts(tail: Tail, lines: int, follow: bool) -> Iterator[RecordedEvent]:
-    """Yield the facts; Ctrl-C is their end, so that what is printed of them is whole."""
-    with until_interrupted(tail.connection):
-        found, place = tail.last(lines)
-        yield from found
-        if follow:
-            yield from tail.after(place)
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _facts(
+    lasting: LastingConnection, tail_of: Callable[[Connection], Tail], lines: int, follow: bool, interruption: Interruption
+) -> Iterator[RecordedEvent]:
+    """Yield the facts; an interruption is their end, so that what is printed of them is whole."""
+
+    def more(connection: Connection) -> Found:
+        return tail_of(connection).after(found.place)
+
+    try:
+        with interruption.waiting():
+            found = tail_of(lasting.connection).last(lines)
+        if not found.is_all:
+            _say(f"only the last {LOOKED_THROUGH:,} facts were looked through; for older tasks: celery-journal list")
+        yield from found.facts
+        while follow:
+            with interruption.waiting():
+                time.sleep(PAUSE if found.is_all else 0)
+                found = lasting.ask(more)
+            yield from found.facts
+    except KeyboardInterrupt:
+        return
 
 
 def _cells(recorded: RecordedEvent) -> tuple[object, ...]:

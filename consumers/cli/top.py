@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC
+from typing import Any
 
 import click
 from rich.console import Group
@@ -18,7 +20,9 @@ from celery_journal.consumers.words import counted, duration, shown
 from celery_journal.journal import Connection, check_version
 
 from .interrupts import until_interrupted
+from .lasting import LastingConnection
 from .output import Output, console, output_options
+from .spans import Seconds
 from .styles import style_of
 
 #: Lines of each table on a terminal.
@@ -29,8 +33,8 @@ WINDOW = 60.0
 
 
 @click.command("top")
-@click.option("--interval", default=2.0, show_default=True, type=click.FloatRange(0.2, 3600), help="Seconds from one look to the next.")
-@click.option("--window", default=WINDOW, show_default=True, type=click.FloatRange(1, 86400), help="Seconds that count for the rates.")
+@click.option("--interval", default=2.0, show_default=True, type=Seconds(0.2, 3600), help="Seconds from one look to the next.")
+@click.option("--window", default=WINDOW, show_default=True, type=Seconds(1, 86400), help="Seconds that count for the rates.")
 @click.option("--once", is_flag=True, help="Look once; so it is in a pipe.")
 @output_options
 @click.pass_context
@@ -41,25 +45,39 @@ def top(ctx: click.Context, interval: float, window: float, once: bool, output: 
     celery-journal top --interval 1
     """
     target = ctx.obj
-    is_live = sys.stdout.isatty() and not once and not output.is_data
+    if sys.stdout.isatty() and not once and not output.is_data:
+        _watch(target, interval, window)
+        return
     with target.connect() as connection:
         check_version(connection, target.schema)
-        if output.is_data:
-            output.object(snapshot(connection, window, target.schema).as_dict())
-        elif not is_live:
-            seen = snapshot(connection, window, target.schema)
-            if sys.stdout.isatty():
-                console().print(_drawn(seen))
-            else:
-                _print(seen)
-        else:
-            _watch(connection, target.schema, interval, window)
+        seen = snapshot(connection, window, target.schema)
+    if output.is_data:
+        output.object(seen.as_dict())
+    elif sys.stdout.isatty():
+        console().print(_drawn(seen))
+    else:
+        _print(seen)
 
 
-def _watch(connection: Connection, schema: str, interval: float, window: float) -> None:
-    with until_interrupted(connection), Live(console=console(), screen=True, auto_refresh=False) as live:
+def _watch(target: Any, interval: float, window: float) -> None:
+    """Draw what goes on again and again; what was seen last stays while the database is away."""
+    drawn = Group()
+
+    def look(connection: Connection) -> Snapshot:
+        return snapshot(connection, window, target.schema)
+
+    def say(text: str) -> None:
+        live.update(Group(Text(text, style="bold red"), drawn), refresh=True)
+
+    with (
+        closing(LastingConnection(target, say)) as lasting,
+        until_interrupted() as interruption,
+        Live(console=console(), screen=True, auto_refresh=False) as live,
+        interruption.waiting(),
+    ):
         while True:
-            live.update(_drawn(snapshot(connection, window, schema)), refresh=True)
+            drawn = _drawn(lasting.ask(look))
+            live.update(drawn, refresh=True)
             time.sleep(interval)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -37,7 +39,7 @@ from celery_journal.journal.replays import ReplayFinished, ReplayPlanned, Replay
 from celery_journal.projections import Q
 from tests.conftest import empty
 
-from .commanding import Commands, Ended, commanding
+from .commanding import STYLES, Commands, Ended, commanding
 from .lostscene import Log, ago
 from .test_cli import as_url
 
@@ -348,17 +350,28 @@ def test_what_is_added_follows_and_nothing_is_skipped(log: Log) -> None:
     """Though a transaction that began earlier ends later: what comes after it in the log waits for it."""
     log.sent("before")
     tail = Tail(log.connection)
-    last, place = tail.last(5)
-    following = tail.after(place)
+    last = tail.last(5)
     with psycopg.connect(log.connection.info.dsn) as slow:
         log.journal.append(slow, log.emitter.emit(TaskSent, "slow"))
         log.sent("quick")
-        seen_early = log.journal.read_all(log.connection, place)
+        early = tail.after(last.place)
         slow.commit()
+    late = tail.after(early.place)
 
-    assert [recorded.event.stream for recorded in last] == ["before"]
-    assert seen_early == []
-    assert [next(following).event.stream, next(following).event.stream] == ["slow", "quick"]
+    assert [[recorded.event.stream for recorded in found.facts] for found in (last, early, late)] == [["before"], [], ["slow", "quick"]]
+    assert tail.after(late.place).facts == []
+
+
+def test_tail_says_where_it_has_not_looked(story: Log, commands: Commands, embedded_database: str) -> None:
+    """A query is not looked for in the whole log, and nobody is to believe that there is nothing."""
+    story.journal.append(story.connection, *(story.emitter.emit(TaskSucceeded, f"s{number}") for number in range(50_000)))
+    dsn = as_url(embedded_database)
+
+    found, all_found = commands.run("tail", "state:FAILURE", dsn=dsn), commands.run("tail", "-n", "3", dsn=dsn)
+
+    assert (found.code, found.out) == (0, "")
+    assert found.err == "only the last 50,000 facts were looked through; for older tasks: celery-journal list\n"
+    assert all_found.err == ""
 
 
 # top and stats
@@ -395,6 +408,23 @@ def test_top_tells_programs_one_snapshot(log: Log, commands: Commands, embedded_
     seen = json.loads(told(commands.run("top", "--json", dsn=as_url(embedded_database))))
 
     assert (seen["workers_alive"], seen["all"]["waiting"], seen["names"][0]["name"]) == (0, 1, "app.send")
+
+
+@pytest.mark.parametrize("span", ["nan", "inf", "-inf", "-1", "1e400", "x", ""], ids=ascii)
+@pytest.mark.parametrize("option", [["top", "--window"], ["top", "--interval"], ["lost", "--grace"], ["capture", "--linger"]], ids="".join)
+def test_a_span_that_is_none_is_wrong_usage(option: list[str], span: str, commands: Commands) -> None:
+    """One sentence, from us and not from PostgreSQL, which is not asked."""
+    ended = commands.run(option[0], f"{option[1]}={span}", dsn="postgresql://me@127.0.0.1:1/app")
+
+    assert f"Error: Invalid value for '{option[1]}': " in told(ended, 2)
+
+
+def test_spans_are_written_as_in_queries(log: Log, commands: Commands, embedded_database: str) -> None:
+    """Or as seconds."""
+    dsn = as_url(embedded_database)
+
+    assert "in 5 min:" in told(commands.run("top", "--window", "5min", dsn=dsn))
+    assert "in 5 min:" in told(commands.run("top", "--window", "300", dsn=dsn))
 
 
 def test_stats_measure_failures_waits_and_runs(log: Log, commands: Commands, embedded_database: str) -> None:
@@ -474,3 +504,28 @@ def test_an_output_that_does_not_know_a_character_is_told_it_otherwise(log: Log,
 
     assert ended.returncode == 0, ended.stderr
     assert "gr\u00f6\u00dfe\\u2603" in ended.stdout
+
+
+def test_drawings_are_plainer_where_an_output_does_not_know_them(story: Log, embedded_database: str) -> None:
+    """Bars and what is cut, on a terminal of ASCII; column by column as they would be."""
+    environment = {**os.environ, "CELERY_JOURNAL_DSN": as_url(embedded_database), "TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
+    drawn = {}
+    for encoding in ("utf-8", "ascii"):
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "celery_journal.consumers.cli", "history", "t"]
+        with subprocess.Popen(command, env={**environment, "PYTHONIOENCODING": encoding}, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            read = b""
+            with suppress(OSError):  # the end of a terminal
+                while chunk := os.read(ours, 65536):
+                    read += chunk
+            os.close(ours)
+        assert process.returncode == 0, read
+        drawn[encoding] = STYLES.sub("", read.decode(encoding))
+
+    assert "████" in drawn["utf-8"]
+    assert "####" in drawn["ascii"]
+    assert "\\u" not in drawn["ascii"]
+    assert [line.index("task-") for line in drawn["ascii"].splitlines() if "task-" in line] == [
+        line.index("task-") for line in drawn["utf-8"].splitlines() if "task-" in line
+    ]
