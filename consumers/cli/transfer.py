@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from celery_journal.consumers.transfer import foreign
-from celery_journal.consumers.transfer.archive import BrokenFile, archive
+from celery_journal.consumers.transfer.archive import BrokenFile, archive, rows_in
 from celery_journal.consumers.transfer.forms import FORMS
 from celery_journal.consumers.transfer.past import ForeignError
 from celery_journal.consumers.transfer.restoring import Restored, restore
@@ -38,8 +39,9 @@ from .searching import Searching, words_argument
 @click.option("--format", "form", type=click.Choice([*FORMS, "csv"]), default="jsonl", show_default=True, help="How it is written.")
 @click.option("--view", type=click.Choice(get_args(View)), help="What csv shows.  [default: task_result]")
 @click.option("--output", "-o", "path", type=click.Path(path_type=Path, dir_okay=False), help="The file; standard output unless given.")
+@click.option("--yes", is_flag=True, help="Write over the file if it is there, without asking.")
 @click.pass_context
-def export(ctx: click.Context, condition: Q, form: str, view: View | None, path: Path | None) -> None:
+def export(ctx: click.Context, condition: Q, form: str, view: View | None, path: Path | None, yes: bool) -> None:
     """Write the log to a file that `import` reads, or a view as CSV. With query words only the tasks found, and their groups.
 
     \b
@@ -61,6 +63,8 @@ def export(ctx: click.Context, condition: Q, form: str, view: View | None, path:
         raise click.UsageError("query words find tasks; --view worker shows all workers")
     if form == "msgpack" and path is None and sys.stdout.isatty():
         raise click.UsageError("msgpack is not for a terminal; say --output FILE")
+    if path is not None and not _is_free(path, yes=yes):
+        return
     with target.connect() as connection:
         check_version(connection, target.schema)
         if form == "csv":
@@ -79,6 +83,15 @@ def export(ctx: click.Context, condition: Q, form: str, view: View | None, path:
     if chosen is not None and not found:
         click.echo("no task is found by these words", err=True)
         ctx.exit(1)
+
+
+def _is_free(path: Path, *, yes: bool) -> bool:
+    """Return whether the file may be written: unless `yes`, one that is there only if the user says so."""
+    if yes or not path.is_file():
+        return True
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{shown(path)} is there already; say --yes to write over it, or name another file")
+    return click.confirm(f"{shown(path)} is there already; write over it?", err=True)
 
 
 def _zone(_ctx: click.Context, _parameter: click.Parameter, name: str) -> ZoneInfo:
@@ -118,8 +131,9 @@ def import_(
     """Read an export into this journal (- is standard input), or the past of another result backend.
 
     Once more changes nothing: what is known is left alone, and what the journal has under the same id with other content stands, is
-    counted and listed. Exit code 1 if there is any, or if the file is broken: what stands before that place is then in.
-    A chord that was open there is open here, and the workers of this journal will go on with it.
+    counted and listed. Exit code 1 if there is any, or if the file is broken: it is looked through first, and then nothing of it is in;
+    but of what comes through a pipe what stands before that place. A chord that was open there is open here, and the workers of this
+    journal will go on with it.
 
     \b
     celery-journal import journal.jsonl --dry-run
@@ -131,7 +145,7 @@ def import_(
         raise click.UsageError("--accept, --serializer, --key-prefix and --timezone are for another result backend; say --from as well")
     if source == "-" and not (yes or dry_run):
         raise click.UsageError("standard input is the file, so there is nobody to ask; say --yes or --dry-run as well")
-    where = "standard input" if source == "-" else maybe_sanitize_url(source) if backend else source
+    where = "standard input" if source == "-" else _without_password(source) if backend else source
     with target.connect() as connection:
         check_version(connection, target.schema)
         if not (dry_run or confirm(f"import {shown(where)} into the journal?", output, yes=yes, dry_run=False)):
@@ -160,6 +174,8 @@ def _restore(connection: Connection, journal: Journal, source: str, output: Outp
     restored, broken = Restored(), None
     try:
         with _opened(source) as file, _progress("events") as show:
+            if file.seekable():
+                _look_through(file, show)
             for restored in restore(connection, journal, file, dry_run=dry_run):
                 show(restored.new + restored.known + restored.conflicting)
     except OSError as exc:
@@ -207,6 +223,22 @@ def _take_over(past: Iterator[foreign.Taken], output: Output, *, dry_run: bool) 
     return not untaken
 
 
+def _look_through(file: BinaryIO, show: Callable[[int], None]) -> None:
+    """Raise BrokenFile if the file is no whole export: what is in the log stays there, so it is better not to begin."""
+    beginning = file.tell()
+    for number, _ in enumerate(rows_in(file), 1):
+        show(number)
+    file.seek(beginning)
+
+
+def _without_password(url: str) -> str:
+    """Return where the URL leads; passwords may also stand in its query."""
+    try:
+        return str(maybe_sanitize_url(url.partition("?")[0]))
+    except ValueError:  # it cannot be read, and whoever connects there will say so
+        return "the other result backend"
+
+
 def _opened(source: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb")
 
@@ -237,6 +269,8 @@ def _destination(path: Path | None) -> Iterator[BinaryIO]:
         partial = path.with_name(f".{path.name}.{uuid4().hex}.part")
         try:
             with partial.open("xb") as file:
+                if path.exists():
+                    shutil.copymode(path, partial)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -69,6 +69,8 @@ def _form_of(beginning: bytes) -> Form:
             return FORMS["msgpack"]
         case b"":
             raise BrokenFile("the file is empty")
+        case b"\x1f":
+            raise BrokenFile("the file is compressed; unpack it first: gunzip -c FILE | celery-journal import - --yes")
     raise BrokenFile(_NO_EXPORT)
 
 

@@ -9,15 +9,21 @@ from typing import Any
 
 from celery_journal.consumers.request import as_bytes
 
-from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_zone
+from .past import NOT_OURS, OPEN_CHORD, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_zone
 from .tables import rows_of
 
 TASKS, GROUPS = "django_celery_results_taskresult", "django_celery_results_groupresult"
 
+#: Has those chords only that have not ended.
+CHORDS = "django_celery_results_chordcounter"
+
 
 def read(url: str, decoder: Decoder, zone: tzinfo) -> Iterator[Past]:
     """Yield what the tables hold. Arguments are what they are there: most often the JSON texts of their reprs."""
-    for table, row in rows_of(url, TASKS, GROUPS):
+    for table, row in rows_of(url, TASKS, GROUPS, CHORDS):
+        if table == CHORDS:
+            yield Untaken(row["group_id"], OPEN_CHORD)
+            continue
         try:
             yield _task(row, decoder, zone) if table == TASKS else _group(row, decoder, zone)
         except ForeignError as exc:

@@ -89,7 +89,7 @@ def _take(connection: Connection, journal: Journal, source: Source, batch: list[
         if task.task_id in ended:
             taken.known += 1
         elif not told:
-            taken.untaken.append(Untaken(task.task_id, f"it is {task.status}, and nothing says since when"))
+            taken.untaken.append(Untaken(task.task_id, f"it is {task.status}, and nothing says since when; import again when it has ended"))
         else:
             taken.tasks += 1
             facts += told

@@ -20,6 +20,9 @@ from celery_journal.projections.storing import members_of
 #: Said of a row or a key, with what went wrong.
 NOT_OURS = "it is not what Celery stores: {}"
 
+#: Said of a chord that has not ended: only the backend that counts its parts can send its body.
+OPEN_CHORD = "its chord is open; let the old workers end it before they stop, or its body is never sent"
+
 
 class ForeignError(ValueError):
     """The other result backend cannot be read; the text is one sentence that says why, and what to do."""

@@ -12,9 +12,12 @@ from kombu.serialization import registry
 
 from celery_journal.consumers.backend.base import decompress_payload
 
-from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
+from .past import NOT_OURS, OPEN_CHORD, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
 
 TASKS, GROUPS = "celery-task-meta-", "celery-taskset-meta-"
+
+#: What the keys of an open chord end with: its size, its parts and their number, who sends its body, that it is done.
+_SIZE, _OF_CHORD = ".s", (".s", ".j", ".t", ".c", ".d")
 
 #: Keys that are asked for at once.
 PAGE = 500
@@ -37,8 +40,9 @@ def read(url: str, decoder: Decoder, serializer: str, key_prefix: str = "") -> I
                 keys = client.scan_iter(match=f"{_literal(prefix + kind)}*", count=PAGE)
                 while page := list(islice(keys, PAGE)):
                     for key, payload in zip(page, client.mget(page), strict=True):
-                        if payload is not None:  # it has expired meanwhile
-                            name = key.decode("utf-8", "surrogateescape").removeprefix(prefix + kind)
+                        name = key.decode("utf-8", "surrogateescape").removeprefix(prefix + kind)
+                        of_chord = kind == GROUPS and name.endswith(_OF_CHORD) and not name.endswith(_SIZE)
+                        if payload is not None and not of_chord:  # None: it has expired meanwhile
                             yield _read(name, kind, decompress_payload(payload), decoder, serializer)
     except ValueError as exc:
         if isinstance(exc, ForeignError):
@@ -49,6 +53,8 @@ def read(url: str, decoder: Decoder, serializer: str, key_prefix: str = "") -> I
 
 
 def _read(name: str, kind: str, payload: bytes, decoder: Decoder, serializer: str) -> Past:
+    if kind == GROUPS and name.endswith(_SIZE):
+        return Untaken(name.removesuffix(_SIZE), OPEN_CHORD)
     try:
         meta = decoder.loads(payload, registry.name_to_type[serializer])
         return _task(name, meta) if kind == TASKS else group_of(name, meta["result"], None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,8 +23,9 @@ View = Literal["task_result", "task_attempt", "group_result", "chord_counter", "
 #: Keys whose rows are asked for in one statement.
 PAGE = 500
 
-#: What spreadsheets take for the beginning of a formula, also as East Asian keyboards write it.
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001
+#: What spreadsheets take for the beginning of a formula, also as East Asian keyboards write it; at the beginning of a cell, and where one
+#: begins for a spreadsheet of a country that separates cells by semicolons or tabs, to which our quotation marks are no help.
+_FORMULA = re.compile(r"^(?=[=+\-@\t\r\n＝＋－＠])|(?<=[;\t\r\n])(?=[=+\-@＝＋－＠])")  # noqa: RUF001
 
 
 def sheet(connection: Connection, schema: str, view: View, condition: Q | None = None) -> Generator[bytes]:
@@ -93,7 +95,7 @@ def _cell(value: object) -> object:
 def _safe(text: str) -> str:
     if not text.isprintable():
         text = "".join(char.encode("unicode_escape").decode() if _is_control(char) else char for char in text)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub("'", text)
 
 
 def _is_control(char: str) -> bool:

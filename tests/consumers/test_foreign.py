@@ -18,7 +18,7 @@ from celery import Celery
 from celery.app.task import Context
 
 from celery_journal.consumers.transfer.foreign import Source, Taken, take
-from celery_journal.consumers.transfer.past import ForeignError
+from celery_journal.consumers.transfer.past import OPEN_CHORD, ForeignError
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import TaskFailed, TaskStarted
 from celery_journal.projections import GroupResult, TaskResult, verify
@@ -26,6 +26,8 @@ from tests.conftest import require
 
 from .scene import ROOT, recorded
 from .workers import available
+
+UNFINISHED = "it is PROGRESS, and nothing says since when; import again when it has ended"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_tables_of_sqlalchemy_are_taken_over(connection: Connection, app: Ce
     first, second = taken(connection, "sqlalchemy", url), taken(connection, "sqlalchemy", url)
 
     assert (first.tasks, first.groups, first.known) == (2, 1, 0)
-    assert [(one.id, one.why) for one in first.untaken] == [("halfway", "it is PROGRESS, and nothing says since when")]
+    assert [(one.id, one.why) for one in first.untaken] == [("halfway", UNFINISHED)]
     assert (second.tasks, second.groups, second.known) == (0, 0, 3)
     check(app)
     assert [place.event.source for place in recorded(dsn, "fine")] == ["sqlalchemy"]
@@ -119,10 +121,14 @@ def test_django_celery_results_is_taken_over(connection: Connection, app: Celery
     file = tmp_path / "django.db"
     subprocess.run([sys.executable, "-m", "tests.consumers.djangoresults", str(file), serializer], cwd=ROOT, check=True)
 
+    with sqlite3.connect(file) as old:
+        old.execute("insert into django_celery_results_chordcounter (group_id, sub_tasks, count) values ('chord', '[]', 1)")
+    old.close()
+
     first = taken(connection, "django-celery-results", f"sqlite:///{file}", accept=frozenset({"json", serializer}))
     second = taken(connection, "django-celery-results", f"sqlite:///{file}", accept=frozenset({"json", serializer}))
 
-    assert (first.tasks, first.groups, first.untaken) == (3, 1, [])
+    assert (first.tasks, first.groups, [(one.id, one.why) for one in first.untaken]) == (3, 1, [("chord", OPEN_CHORD)])
     assert (second.tasks, second.groups, second.known) == (1, 0, 3)  # what has not ended may have gone on
     check(app)
     assert app.AsyncResult("halfway").info == {"current": 3}
@@ -142,6 +148,10 @@ def test_redis_is_taken_over(connection: Connection, app: Celery) -> None:
     old = old_app("redis://127.0.0.1:6379/0", result_backend_transport_options={"global_keyprefix": prefix}, result_expires=60)
     fill(old)
     old.backend.client.set(f"{prefix}_celery-task-meta-broken", b"{", ex=60)
+    for key, parts in (("s", 2), ("t", 0), ("c", "claim")):
+        old.backend.client.set(f"{prefix}_celery-taskset-meta-chord.{key}", parts, ex=60)
+    old.backend.client.zadd(f"{prefix}_celery-taskset-meta-chord.j", {"part": 1})
+    old.backend.client.expire(f"{prefix}_celery-taskset-meta-chord.j", 60)
 
     first, second = (taken(connection, "redis", "redis://127.0.0.1:6379/0", key_prefix=prefix) for _ in range(2))
 
@@ -152,7 +162,8 @@ def test_redis_is_taken_over(connection: Connection, app: Celery) -> None:
     assert (first.tasks, first.groups, first.known) == (2, 1, 0)
     assert sorted((one.id, one.why.partition(":")[0]) for one in first.untaken) == [
         ("broken", "it cannot be read"),
-        ("halfway", "it is PROGRESS, and nothing says since when"),
+        ("chord", OPEN_CHORD),
+        ("halfway", UNFINISHED),
     ]
     assert (second.tasks, second.groups, second.known) == (0, 0, 3)
     check(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -107,15 +108,34 @@ def test_a_file_appears_when_it_is_complete(filled: Connection, run: Any, tmp_pa
 
     with monkeypatch.context() as broken:
         broken.setattr("celery_journal.consumers.transfer.forms.JsonLines.record_of", lambda *_: 1 / 0)
-        failed = run("export", "--output", str(file))
+        failed = run("export", "--output", str(file), "--yes")
     assert isinstance(failed.exception, ZeroDivisionError)
     assert (file.read_text(), [path.name for path in tmp_path.iterdir()]) == ("before", ["journal.jsonl"])
-    whole = run("export", "--output", str(file))
+    file.chmod(0o600)
+    whole = run("export", "--output", str(file), "--yes")
 
     assert (whole.exit_code, whole.stdout) == (0, "")
     assert whole.stderr == f"exported 7 events to {file}\n"
     assert file.read_bytes() == run("export").stdout_bytes
+    assert file.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_a_file_that_is_there_stays_unless_somebody_says_so(filled: Connection, embedded_database: str, run: Any, tmp_path: Path) -> None:
+    """It may be the only copy of another journal: `--yes`, or the answer at a terminal."""
+    file = tmp_path / "journal.jsonl"
+    file.write_text("before")
+
+    piped = run("export", "-o", str(file), given="y\n")
+    declined = at_a_terminal("export", "-o", str(file), dsn=embedded_database, types="n\n")
+    assert file.read_text() == "before"
+    agreed = at_a_terminal("export", "-o", str(file), dsn=embedded_database, types="y\n")
+
+    assert (piped.exit_code, piped.stdout) == (2, "")
+    assert f"{file} is there already; say --yes to write over it, or name another file" in piped.stderr
+    assert [code for code, _ in (declined, agreed)] == [0, 0]
+    assert all("is there already; write over it?" in told for _, told in (declined, agreed))
+    assert file.read_bytes() == run("export").stdout_bytes
 
 
 def test_a_pipe_is_written_as_it_is(filled: Connection, run: Any, tmp_path: Path) -> None:
@@ -176,6 +196,16 @@ def test_each_beginning_of_a_formula_is_escaped(connection: Connection, start: s
     (row,) = cells(b"".join(sheet(connection, "celery_journal", "task_result")))
 
     assert row["task_id"] == f"'{start}t"
+
+
+@pytest.mark.parametrize("separator", list(";\t\n"))
+def test_no_cell_starts_a_formula_where_others_separate_cells(connection: Connection, separator: str) -> None:
+    """A spreadsheet in Germany separates cells by semicolons, and takes the rest of the text for the next one."""
+    Journal().append(connection, EMITTER.emit(TaskStarted, f"t{separator}=1+1{separator}x"))
+
+    (row,) = cells(b"".join(sheet(connection, "celery_journal", "task_result")))
+
+    assert row["task_id"] == f"t{separator}'=1+1{separator}x"
 
 
 def test_words_choose_the_rows_of_a_sheet(filled: Connection, run: Any) -> None:
@@ -266,6 +296,7 @@ def test_conflicts_are_listed_and_exit_code_1(filled: Connection, run: Any) -> N
     ("content", "sentence"),
     [
         pytest.param(b"nonsense\x1b[2J", "that is no export of celery-journal", id="no export"),
+        pytest.param(gzip.compress(b"{}"), "the file is compressed; unpack it first", id="compressed"),
         pytest.param(b'{"celery-journal":1,"schema_version":1}\n{"a":"\x1b', "line 2 cannot be read", id="cut"),
         pytest.param(
             b'{"celery-journal":1,"schema_version":1}\n{"recorded_at":"\\u001b[2J","event":{}}\n', "line 2 is no event", id="escape"
@@ -279,6 +310,27 @@ def test_a_broken_file_is_one_sentence(connection: Connection, run: Any, content
     assert (result.exit_code, result.stdout) == (1, "imported 0 events; 0 known already, 0 conflicting\n")
     assert sentence in result.stderr
     assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        pytest.param(lambda lines: lines[:-3], "before the end of the export; it was cut", id="cut"),
+        pytest.param(lambda lines: [*lines[:-2], lines[-2].replace(b"g", b"h"), lines[-1]], "its digest is another", id="changed"),
+        pytest.param(lambda lines: [*lines[:-2], b"{}\n", lines[-1]], "is no event", id="no event"),
+    ],
+)
+def test_of_a_broken_file_nothing_is_recorded(filled: Connection, run: Any, tmp_path: Path, break_it: Any, sentence: str) -> None:
+    """What is in the log stays there, so a file is looked through first; of a pipe that is not possible."""
+    lines = run("export").stdout_bytes.splitlines(keepends=True)
+    (file := tmp_path / "broken.jsonl").write_bytes(b"".join(break_it(lines)))
+    empty(filled)
+
+    ended = run("import", str(file), "--yes")
+
+    assert (ended.exit_code, ended.stdout) == (1, "imported 0 events; 0 known already, 0 conflicting\n")
+    assert sentence in ended.stderr
+    assert filled.execute(b"select count(*) from celery_journal.event").fetchone() == (0,)
 
 
 def test_a_file_that_cannot_be_read_or_written_is_one_sentence(connection: Connection, run: Any, tmp_path: Path) -> None:
@@ -301,17 +353,20 @@ def test_the_past_of_another_backend_is_imported(connection: Connection, run: An
     first = run("import", "--from", "sqlalchemy", url, "--yes")
     second = run("import", "--from", "sqlalchemy", url, "--yes", "--json")
     failing = run("import", "--from", "redis", "redis://:secret@127.0.0.1:1/0", given="y\n")
+    asked = run("import", "--from", "redis", "redis://127.0.0.1:1/0?password=secret", given="y\n")
+    unreadable = run("import", "--from", "redis", "redis://:secret@127.0.0.1:port/0", given="y\n")
 
-    left = "not taken over: half\\x1b[2J: it is PROGRESS, and nothing says since when\n"
+    left = "not taken over: half\\x1b[2J: it is PROGRESS, and nothing says since when; import again when it has ended\n"
     assert (dry.exit_code, dry.stdout) == (1, f"would take over 1 task and 0 groups; 0 known already\n{left}")
     assert (first.exit_code, first.stdout) == (1, f"took over 1 task and 0 groups; 0 known already\n{left}")
     assert {**json.loads(second.stdout), "untaken": None} == {"tasks": 0, "groups": 0, "known": 1, "untaken": None, "dry_run": False}
-    assert failing.exit_code == 1
-    assert "secret" not in failing.output
+    for ended in (failing, asked, unreadable):
+        assert (ended.exit_code, type(ended.exception)) == (1, SystemExit)
+        assert "secret" not in ended.output
 
 
-def at_a_terminal(*arguments: str, dsn: str) -> tuple[int, str]:
-    """Run the command at a terminal of its own; return its exit code, and what the terminal was told."""
+def at_a_terminal(*arguments: str, dsn: str, types: str = "") -> tuple[int, str]:
+    """Run the command at a terminal of its own, where somebody types; return its exit code, and what the terminal was told."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "celery_journal.consumers.cli", "--dsn", as_url(dsn), *arguments],
@@ -320,6 +375,7 @@ def at_a_terminal(*arguments: str, dsn: str) -> tuple[int, str]:
         stderr=follower,
     )
     os.close(follower)
+    os.write(leader, types.encode())
     told = b""
     with suppress(OSError):  # the end of a terminal
         while part := os.read(leader, 65536):
