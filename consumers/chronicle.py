@@ -164,7 +164,11 @@ def remark_on(event: Event) -> str:
             error = error_of(event) if getattr(event, "state", None) in states.EXCEPTION_STATES else None
             return "; ".join(part for part in (error, event.reason, event.eta and f"due at {moment(event.eta)}") if part)
         case OperatorActed():
-            marks = [event.label, _either(event.resolved, "resolved", "unresolved"), _either(event.hidden, "hidden", "shown")]
+            marks = [
+                event.label,
+                _either(event.marks.get("resolved"), "resolved", "unresolved"),
+                _either(event.marks.get("hidden"), "hidden", "shown"),
+            ]
             about = ", ".join(part for part in (event.reason, *marks) if part)
             return f"{event.action or 'acted'} by {event.author or 'somebody'}{f': {about}' if about else ''}"
         case TaskReplayed():

@@ -12,7 +12,7 @@ from celery_journal import sql
 from celery_journal.consumers.contents import read
 from celery_journal.consumers.replay.lineage import Lineage, lineage_in
 from celery_journal.journal import Connection, Journal, RecordedEvent
-from celery_journal.journal.events import OperatorActed, TaskSent
+from celery_journal.journal.events import OperatorActed, TaskEvent, TaskSent
 from celery_journal.projections import ChordCounter, ChordPart, GroupResult, TaskAttempt, TaskResult, Worker
 from celery_journal.projections.task_result import text_of
 
@@ -97,7 +97,8 @@ class Dossier:
             found |= {"worker": self.worker.as_dict(), "running": [task.task_id for task in self.running]}
         if self.members:
             found["members"] = [{"task_id": task.task_id, "name": task.task_name, "state": task.status} for task in self.members]
-        found["actions"] = [{"at": at, **event.model_dump(exclude={"event_id", "stream", "kind"})} for at, event in self.actions]
+        left_out = {"event_id", "stream", "kind", "meta"}
+        found["actions"] = [{"at": at, **event.model_dump(exclude=left_out), **event.marks} for at, event in self.actions]
         found["facts"] = [recorded.event.kind for recorded in self.events]
         return found
 
@@ -106,7 +107,7 @@ class Dossier:
         task = self.task
         if task is None:
             return {}
-        told = (getattr(recorded.event, "meta", None) for recorded in reversed(self.events))
+        told = (recorded.event.meta for recorded in reversed(self.events) if isinstance(recorded.event, TaskEvent))
         meta = task.meta or text_of(next(filter(None, told), None))  # who told the end may not have known the stamps
         return {
             "args": read(task.args, task.args_content_type),

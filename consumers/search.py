@@ -38,6 +38,8 @@ WORDS = {
     "took": "took:>10s",
     "retries": "retries:>2",
     "lost": "lost:yes",
+    "resolved": "resolved:no",
+    "hidden": "hidden:yes",
     "root": "root:ID",
     "parent": "parent:ID",
     "group": "group:ID",
@@ -187,9 +189,21 @@ def _error(value: str, _now: datetime) -> Q:
 
 
 def _lost(value: str, _now: datetime) -> Q:
+    return Q(lost_reason__isnull=not _is_yes("lost", value))
+
+
+def _resolved(value: str, _now: datetime) -> Q:
+    return Q(resolved=_is_yes("resolved", value))
+
+
+def _hidden(value: str, _now: datetime) -> Q:
+    return Q(hidden=_is_yes("hidden", value))
+
+
+def _is_yes(key: str, value: str) -> bool:
     if value not in {"yes", "no"}:
-        raise BadQuery(f"'lost:{value}' means nothing; write lost:yes or lost:no")
-    return Q(lost_reason__isnull=value == "no")
+        raise BadQuery(f"'{key}:{value}' means nothing; write {key}:yes or {key}:no")
+    return value == "yes"
 
 
 def _retries(value: str, _now: datetime) -> Q:
@@ -254,6 +268,8 @@ _OF: dict[str, Callable[[str, datetime], Q]] = {
     "until": _until,
     "error": _error,
     "lost": _lost,
+    "resolved": _resolved,
+    "hidden": _hidden,
     "retries": _retries,
     "took": _took,
 }

@@ -6,6 +6,7 @@ A kind that this version does not know is an `UnknownEvent`, and a field that it
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter
@@ -325,10 +326,19 @@ class OperatorActed(Event):
     action: Text | None = None
     #: Why; of an `annotate`, the note.
     reason: Text | None = None
-    #: What an `annotate` says of the task: a word for it, that nobody needs to look any more, that lists may leave it out.
+    #: A word for the task.
     label: Text | None = None
-    resolved: bool | None = None
-    hidden: bool | None = None
+    #: JSON, where SQL finds it: `resolved`, whether nobody needs to look at it any more; `hidden`, whether lists leave it out.
+    meta: bytes | None = None
+
+    @property
+    def marks(self) -> dict[str, bool]:
+        """What `meta` says."""
+        try:
+            told = json.loads(self.meta or b"{}")
+        except ValueError:
+            return {}
+        return {name: value for name, value in told.items() if isinstance(value, bool)} if isinstance(told, dict) else {}
 
 
 class UnknownEvent(Event):

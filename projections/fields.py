@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Type = Literal["text", "integer", "moment", "interval", "bytes", "json", "texts"]
+Type = Literal["text", "integer", "boolean", "moment", "interval", "bytes", "json", "texts"]
 
 _ORDERED = ("exact", "in", "gt", "gte", "lt", "lte", "isnull")
 
@@ -15,6 +15,7 @@ _ORDERED = ("exact", "in", "gt", "gte", "lt", "lte", "isnull")
 LOOKUPS: dict[Type, tuple[str, ...]] = {
     "text": (*_ORDERED, "contains", "icontains", "startswith", "istartswith", "glob"),
     "integer": _ORDERED,
+    "boolean": ("exact",),
     #: The last two by the clock of the database, and with a timedelta: `date_done__within=timedelta(hours=1)`.
     "moment": (*_ORDERED, "older_than", "within"),
     "interval": _ORDERED,
@@ -96,6 +97,8 @@ TASK_RESULT = View(
         #: Of what was asked: the last eta and expires of its messages. Then how long the current attempt ran.
         **_fields("moment", "eta", "expires"),
         **_fields("interval", "run_time"),
+        #: What people have said of it last, by `annotate`.
+        **_fields("boolean", "hidden", "resolved"),
         **_fields("bytes", "result", "args", "kwargs"),
         "meta": Field("meta", "bytes", as_text=True),
         "task_args": Field("args", "bytes", as_text=True),

@@ -133,6 +133,8 @@ def _checked(field: Field, lookup: str, value: object) -> object:
             return bytes(value)
         case "json", _:
             return _json(lookup, value)
+        case "boolean", bool():
+            return value
         case "integer", int() if not isinstance(value, bool):
             return int(value)
         case "moment", datetime() if value.tzinfo is not None:
@@ -141,7 +143,13 @@ def _checked(field: Field, lookup: str, value: object) -> object:
             raise FieldError(f"{lookup} needs to know the time zone of {value}; take an aware datetime, such as datetime.now(UTC)")
         case "interval", timedelta():
             return value
-    wanted = {"integer": "a whole number", "moment": "an aware datetime", "interval": "a timedelta", "bytes": "bytes or text"}[field.type]
+    wanted = {
+        "integer": "a whole number",
+        "boolean": "True or False",
+        "moment": "an aware datetime",
+        "interval": "a timedelta",
+        "bytes": "bytes or text",
+    }[field.type]
     raise FieldError(f"{lookup} is compared with {wanted}, not with {value!r}")
 
 

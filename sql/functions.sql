@@ -94,6 +94,17 @@ exception when others then
     return null;
 end $$;
 
+-- The tasks of which people have said last that they are so: `resolved` or `hidden`.
+create or replace function celery_journal.marked(mark text) returns setof text
+language sql stable rows 100 as $$
+    select e.stream
+      from (select distinct on (e.stream) e.stream, celery_journal.json_or_null(e.meta) ->> mark as told
+              from celery_journal.event e
+             where e.kind = 'operator-acted' and e.meta is not null and celery_journal.json_or_null(e.meta) ? mark
+             order by e.stream, e.position desc) e
+     where e.told = 'true'
+$$;
+
 -- Counts a returned part and says who sends the body: `claimed` (the caller, within the lease), `taken over` (the caller,
 -- from one whose lease ran out and who may have sent it), `waiting`, `taken` (another holds the lease), `ended` (sent or
 -- failed before) or `unknown` (no such chord).

@@ -40,6 +40,13 @@ t.{label}
 -- name: column expires
 (select max(a.expires) from celery_journal.task_attempt a where a.task_id = t.task_id)
 
+-- name: column hidden
+-- Few tasks are marked, and an index knows which: they are looked up once, and not for each row.
+(t.task_id in (select m.task_id from celery_journal.marked('hidden') as m (task_id)))
+
+-- name: column resolved
+(t.task_id in (select m.task_id from celery_journal.marked('resolved') as m (task_id)))
+
 -- name: as text
 {column}::text
 

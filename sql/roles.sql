@@ -48,6 +48,6 @@ grant execute on function celery_journal.claim_chord, celery_journal.release_cho
                           celery_journal.purge_forgotten, celery_journal.chords_never_started, celery_journal.open_chords,
                           celery_journal.begin_sweep, celery_journal.begin_lost_sweep, celery_journal.stragglers
    to celery_journal_writer;
-grant execute on function celery_journal.json_or_null, celery_journal.first_event_id, celery_journal.silent_chords,
+grant execute on function celery_journal.json_or_null, celery_journal.marked, celery_journal.first_event_id, celery_journal.silent_chords,
                           celery_journal.chord_of_body
    to celery_journal_writer, celery_journal_reader;

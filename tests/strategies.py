@@ -95,7 +95,6 @@ _FIELDS: Mapping[str, SearchStrategy[object]] = {
         ("worker", "content_type", "content_encoding", "state", "traceback", "task_id", "reason", "author", "source", "run"), texts()
     ),
     **dict.fromkeys(("action", "embedded_content_type", "label", "replay"), texts()),
-    **dict.fromkeys(("resolved", "hidden"), st.booleans()),
     **dict.fromkeys(("eta", "expires"), moments()),
     "time_limit": st.floats(allow_nan=False) | st.integers(0, 2**60).map(float),
     **dict.fromkeys(("callback_content_type",), texts()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ BATCH = 1000
 @click.option("--note", help="What is to be known about it.")
 @click.option("--label", help="A word for it.")
 @click.option("--resolved/--unresolved", default=None, help="Whether nobody needs to look at it any more.")
-@click.option("--hidden/--shown", default=None, help="Whether it is put away.")
+@click.option("--hidden/--shown", default=None, help="Whether `list` leaves it out.")
 @confirming_options
 @output_options
 @click.pass_context
@@ -44,7 +45,8 @@ def annotate(
     \b
     celery-journal annotate 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e --note "the bank was down" --resolved
     """
-    said: dict[str, Any] = {"reason": note, "label": label, "resolved": resolved, "hidden": hidden}
+    marks = {name: mark for name, mark in (("resolved", resolved), ("hidden", hidden)) if mark is not None}
+    said: dict[str, Any] = {"reason": note, "label": label, "meta": json.dumps(marks).encode() if marks else None}
     if all(value is None for value in said.values()):
         raise click.UsageError("there is nothing to note; give --note, --label, --resolved or --hidden")
     target = ctx.obj

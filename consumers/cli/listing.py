@@ -18,7 +18,7 @@ from celery_journal.projections import QuerySet, TaskResult
 from celery_journal.projections.query import Q
 
 from .output import Column, Output, console, output_options
-from .searching import Searching, words_argument
+from .searching import Searching, is_told, words_argument
 from .styles import style_of
 
 
@@ -74,10 +74,14 @@ def _shown(found: QuerySet[TaskResult], tasks: Any) -> Iterator[TaskResult]:
 def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, output: Output) -> None:
     """List the tasks that the query words find: those that have not ended first, then the newest. Exit code 1 if there are none.
 
+    What was annotated as hidden is left out, unless a word says hidden:yes or hidden:no.
+
     \b
     celery-journal list state:FAILURE,RETRY 'name:billing.*' -worker:w3 since:2h args.user_id:42
     """
     target = ctx.obj
+    if not is_told(ctx, "hidden"):
+        condition &= Q(hidden=False)
     with target.connect() as connection:
         check_version(connection, target.schema)
         tasks = TaskResult.objects.using(connection, target.schema)

@@ -50,9 +50,9 @@ def _condition(ctx: click.Context, _parameter: click.Parameter, words: Sequence[
     return condition_of(given)
 
 
-def is_dated(ctx: click.Context) -> bool:
-    """Return whether a word says since when, or until when."""
-    return any(word.startswith(("since:", "until:")) for word in ctx.meta[_WORDS])
+def is_told(ctx: click.Context, *keys: str) -> bool:
+    """Return whether a word says something about one of these: `since`."""
+    return any(word.removeprefix("-").partition(":")[0] in keys for word in ctx.meta[_WORDS])
 
 
 def condition_of(words: Sequence[str]) -> Q:

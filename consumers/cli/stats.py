@@ -13,7 +13,7 @@ from celery_journal.journal import check_version
 from celery_journal.projections import Q
 
 from .output import Column, Output, console, output_options
-from .searching import Searching, condition_of, is_dated, words_argument
+from .searching import Searching, condition_of, is_told, words_argument
 
 
 def _span(span: timedelta | None) -> str:
@@ -60,7 +60,7 @@ def stats(ctx: click.Context, condition: Q, since: str | None, output: Output) -
     """
     target = ctx.obj
     if since is None:
-        since = "all" if is_dated(ctx) else "1d"
+        since = "all" if is_told(ctx, "since", "until") else "1d"
     if since != "all":
         condition &= condition_of([f"since:{since}"])
     with target.connect() as connection:

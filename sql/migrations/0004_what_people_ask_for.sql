@@ -24,5 +24,8 @@ create index chord_counter_row_body_of on celery_journal.chord_counter_row ((coa
 
 create index group_result_row_date_saved on celery_journal.group_result_row (saved_at desc);
 
+-- What people have said of tasks that lists go by.
+create index event_marks on celery_journal.event (stream, position) where kind = 'operator-acted' and meta is not null;
+
 -- Which replays there were.
 create index event_replay on celery_journal.event (position) where kind = 'replay-started';

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from celery_journal.consumers.cli.main import main
 from celery_journal.journal import Connection
 from celery_journal.journal.events import OperatorActed, TaskFailed, TaskSucceeded
-from celery_journal.projections import verify
+from celery_journal.projections import FieldError, TaskResult, verify
 
 from .lostscene import Log
 from .scene import recorded, row
@@ -40,9 +40,10 @@ def annotate(dsn: str, *arguments: str) -> Result:
 
 def notes(dsn: str, task_id: str) -> list[dict[str, Any]]:
     """Return what was noted about the task."""
-    wanted = ("action", "reason", "label", "resolved", "hidden")
+    wanted = ("action", "reason", "label")
     events = [place.event for place in recorded(dsn, task_id) if isinstance(place.event, OperatorActed)]
-    return [{name: value for name, value in event.model_dump().items() if name in wanted and value is not None} for event in events]
+    told = ((event.model_dump(include=set(wanted), exclude_none=True), event.marks) for event in events)
+    return [said | marks for said, marks in told]
 
 
 def test_a_note_is_a_fact_in_the_log(dsn: str, log: Log) -> None:
@@ -67,6 +68,46 @@ def test_what_query_words_find_is_annotated(dsn: str, log: Log) -> None:
     assert sorted(json.loads(first.stdout)["task_ids"]) == ["a", "b"]
     assert notes(dsn, "a") == [{"action": "annotate", "hidden": True}, {"action": "annotate", "hidden": False, "resolved": False}]
     assert notes(dsn, "c") == []
+
+
+def listed(dsn: str, *words: str) -> set[str]:
+    """Return the tasks that `list` shows."""
+    ended = CliRunner().invoke(main, ["--dsn", as_url(dsn), "list", *words, "--jsonl"])
+    return {json.loads(line)["task_id"] for line in ended.stdout.splitlines()}
+
+
+def test_what_is_resolved_need_not_be_found_again(dsn: str, log: Log) -> None:
+    """M76: whatever was said last counts."""
+    annotate(dsn, "a", "b", "--resolved", "--yes")
+    annotate(dsn, "b", "--unresolved", "--note", "it came back", "--yes")
+    annotate(dsn, "a", "--note", "see the post-mortem", "--yes")
+
+    assert listed(dsn, "state:FAILURE", "resolved:no") == {"b"}
+    assert listed(dsn, "resolved:yes") == {"a"} == listed(dsn, "-resolved:no")
+    assert listed(dsn, "state:FAILURE") == {"a", "b"}
+
+
+def test_what_is_hidden_is_not_listed_unless_it_is_asked_for(dsn: str, log: Log) -> None:
+    """F28: the archived flag, as a field of queries."""
+    annotate(dsn, "a", "--hidden", "--yes")
+
+    assert listed(dsn) == {"b", "c"} == listed(dsn, "hidden:no")
+    assert listed(dsn, "hidden:yes") == {"a"} == listed(dsn, "-hidden:no")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        tasks = TaskResult.objects.using(connection)
+        assert [task.task_id for task in tasks.filter(hidden=True)] == ["a"]
+        assert {row["task_id"]: row["hidden"] for row in tasks.values("task_id", "hidden")} == {"a": True, "b": False, "c": False}
+    annotate(dsn, "a", "--shown", "--yes")
+    assert listed(dsn) == {"a", "b", "c"}
+
+
+def test_a_mark_is_yes_or_no(dsn: str) -> None:
+    """And a program says True or False."""
+    ended = CliRunner().invoke(main, ["--dsn", as_url(dsn), "list", "resolved:perhaps"])
+
+    assert (ended.exit_code, "write resolved:yes or resolved:no" in ended.stderr) == (2, True)
+    with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(FieldError):
+        list(TaskResult.objects.using(connection).filter(hidden="yes"))
 
 
 def test_a_task_that_nobody_knows_is_told(dsn: str, log: Log) -> None:

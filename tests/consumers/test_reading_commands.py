@@ -81,7 +81,7 @@ def story(log: Log) -> Log:
     log.tell(TaskSent, "t", occurred_at=ago(80), attempt=1, message=message, source="signal", **asked)
     log.started(occurred_at=ago(40), queue="bills", attempt=1, worker="w2", run="r1", name="billing.charge")
     log.tell(TaskFailed, "t", occurred_at=ago(20), attempt=1, worker="w2", run="r1", source="backend", **ERROR)
-    log.tell(OperatorActed, "t", author="ann@here", action="note", reason="card expired", resolved=True)
+    log.tell(OperatorActed, "t", author="ann@here", action="note", reason="card expired", meta=b'{"resolved": true}')
     log.tell(TaskReplayed, "t", task_id="newer", reason="again")
     return log
 

@@ -296,6 +296,7 @@ def test_every_model_is_asked_in_every_order(manager: Manager[Row], told: Connec
         "bytes": b"x",
         "json": {"a": 1},
         "integer": 1,
+        "boolean": True,
         "moment": NOON,
         "interval": timedelta(1),
     }

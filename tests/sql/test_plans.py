@@ -70,6 +70,13 @@ def test_a_plan_without_an_index_would_be_noticed(full: Connection) -> None:
     assert any(node == "Seq Scan" for node, _ in found)
 
 
+def test_what_people_have_said_of_tasks_is_found_by_an_index(full: Connection) -> None:
+    """Lists that leave out what is hidden read the few facts that say so, once, and no task's stream."""
+    found = ways(full, b"select m.task_id from celery_journal.marked('hidden') as m (task_id)", {})
+
+    assert {index for _, index in found} == {"event_marks"}
+
+
 def test_a_stream_is_read_by_its_index(full: Connection) -> None:
     """The history of one task does not cost a look at the others."""
     found = ways(full, sql.query("journal.sql", "read stream"), {"stream": "task-7"})
