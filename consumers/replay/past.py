@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from celery import states
@@ -24,6 +25,7 @@ from celery_journal.journal.events import (
 from celery_journal.projections import TaskResult
 
 from .canvas import new_id
+from .lineage import origin_of
 
 #: What is noted about a task of which it is in doubt whether a replay has sent it; the label is the replay.
 DOUBTED = "replay-doubted"
@@ -52,12 +54,18 @@ class Past:
     status: str | None = None
     #: Whether it has ended, or is lost: nothing more comes of it by itself.
     ended: bool = False
+    ended_at: datetime | None = None
     root_id: str | None = None
 
     @property
     def done(self) -> bool:
         """Whether it has succeeded."""
         return self.status in DONE
+
+    @property
+    def origin(self) -> str | None:
+        """The task that it was sent again of."""
+        return None if self.sent is None else origin_of(self.sent)
 
     @property
     def known(self) -> bool:
@@ -78,14 +86,15 @@ class Pasts:
         self._known: dict[str, Past] = {}
 
     def load(self, task_ids: Iterable[str]) -> None:
-        """Read what is not known yet of these tasks, and of those as which they were sent again."""
+        """Read what is not known yet of these tasks, of those as which they were sent again, and of those that they were sent again of."""
         wanted = {task_id for task_id in task_ids if escape(task_id) not in self._known}
         while wanted:
             found = self._read(wanted)
             self._known |= {escape(past.task_id): past for past in found}
             copies = {event.task_id for past in found for event in past.replayed if event.task_id}
             copies |= {new_id(replay, past.task_id) for past in found for replay in past.doubted}
-            wanted = {task_id for task_id in copies if escape(task_id) not in self._known}
+            origins = {past.origin for past in found if past.origin}
+            wanted = {task_id for task_id in copies | origins if escape(task_id) not in self._known}
 
     def __getitem__(self, task_id: str) -> Past:
         self.load([task_id])
@@ -112,8 +121,9 @@ class Pasts:
         for key, past in pasts.items():
             pasts[key] = replace(past, doubted=past.doubted - {event.replay for event in past.replayed})
         for row in self._rows(list(pasts)):
+            told = {"status": row["status"], "ended_at": row["date_done"], "root_id": row["root_id"]}
             ended = row["date_done"] is not None or row["lost_reason"] is not None
-            pasts[row["task_id"]] = replace(pasts[row["task_id"]], status=row["status"], ended=ended, root_id=row["root_id"])
+            pasts[row["task_id"]] = replace(pasts[row["task_id"]], ended=ended, **told)
         self._follow_same_ids(pasts)
         # The views may have forgotten what the log still knows.
         unseen = [key for key, past in pasts.items() if past.status is None and past.sent is not None]
@@ -166,7 +176,7 @@ def _with(past: Past, recorded: RecordedEvent) -> Past:
 def _with_end(past: Past, recorded: RecordedEvent) -> Past:
     match recorded.event:
         case TaskSucceeded() | TaskIgnored():
-            return replace(past, status=states.SUCCESS, ended=True)
+            return replace(past, status=states.SUCCESS, ended=True, ended_at=recorded.event.occurred_at)
         case TaskFailed(state=state) | TaskRevoked(state=state, worker=str()) if not past.done:
             return replace(past, status=state, ended=True)
         case _:

@@ -120,7 +120,7 @@ class Replay:
         return Summary(self.record.order.replay_id, planned, left=planned)
 
     def _steps(self) -> Steps:
-        return Steps(self.connection, self.journal, self.emitter, self.app, self.record.order)
+        return Steps(self.connection, self.journal, self.emitter, self.app, self.record.order, self.record.planned)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

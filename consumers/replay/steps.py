@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -75,7 +75,9 @@ class Anew:
 class Steps:
     """Finds the messages of one replay."""
 
-    def __init__(self, connection: Connection, journal: Journal, emitter: Emitter, app: Any, order: Order) -> None:
+    def __init__(
+        self, connection: Connection, journal: Journal, emitter: Emitter, app: Any, order: Order, planned: Collection[str] = ()
+    ) -> None:
         self.pasts = Pasts(connection, journal)
         self._connection = connection
         self._journal = journal
@@ -83,6 +85,7 @@ class Steps:
         self._app = app
         self._order = order
         self._wishes = order.wishes
+        self._planned = frozenset(planned)
         self._edits = [Edit.of(text) for text in order.wishes.set]
         #: Chords, and tasks, of which the messages were looked for already, and what was wrong with them.
         self._seen: dict[str, ReplayError | None] = {}
@@ -92,7 +95,7 @@ class Steps:
     def of(self, task_id: str) -> list[Step]:
         """Return the messages that the task stands for; none if they were found for another one before.
 
-        Raises CannotReplay, or NothingToReplay if it has succeeded.
+        Where a replay of it is planned as well, the last one counts. Raises CannotReplay, or NothingToReplay if it has succeeded.
         """
         past = self.pasts[task_id]
         if past.erased:
@@ -106,6 +109,8 @@ class Steps:
         if chord is not None:
             return self._of_chord(chord, task_id)
         failed = self._failed_of_chain(past)
+        if (last := self._last_planned(failed)) is not failed:
+            return self.of(last.task_id)
         return self._once(failed.task_id, lambda: [self._step(failed)])
 
     def gone(self, steps: Sequence[Step]) -> dict[str, ReplayError]:
@@ -142,6 +147,11 @@ class Steps:
         except ReplayError as exc:
             self._seen[found] = exc
             raise
+
+    def _last_planned(self, past: Past) -> Past:
+        """Return the last one that was sent of those that are planned, of the task and its replays; or else the task."""
+        planned = [one for one in self._lineage(self._first(past)) if one.task_id in self._planned and one.sent]
+        return max(planned, key=lambda one: one.sent.occurred_at.timestamp() if one.sent else 0, default=past)
 
     def _chord_of(self, past: Past) -> Chord | None:
         """Return the chord that the task is a part of, or whose body or group it is."""
@@ -317,17 +327,40 @@ class Steps:
 
     def _check(self, past: Past) -> None:
         """Raise NothingToReplay if it has succeeded, CannotReplay if it goes on by itself; unless these are wanted too."""
-        for one in self._lineage(past):
+        own = list(self._lineage(past))
+        for one in own:
             # Without ids: those who read it want to see the same reason of many tasks once.
             first = one is past
             if self._is_done(one) and not self._wishes.also_succeeded:
                 raise NothingToReplay("it has succeeded" if first else "it has succeeded since, in an earlier replay")
-            status = one.status or (None if first else states.PENDING)  # of what was just sent again nothing may be recorded yet
-            if status is not None and not one.ended and not self._wishes.also_unfinished:
-                raise CannotReplay(f"{'it' if first else 'an earlier replay of it'} has not ended: it is {status}")
+            if (doing := self._doing(one, sent_again=not first)) is not None:
+                raise CannotReplay(f"{'it' if first else 'an earlier replay of it'} has not ended: it is {doing}")
             if (doubted := self._doubted(one)) and not self._wishes.also_doubtful:
                 told = f"the replay {doubted[0]} may have sent it, and may not"
                 raise CannotReplay(f"{told}; --resume that one to find out, or say --resend-doubtful, and it may run twice")
+        origin = self._first(past)
+        for one in self._lineage(origin):
+            if one in own:
+                continue
+            since = past.sent is not None and one.ended_at is not None and one.ended_at > past.sent.occurred_at
+            if since and self._is_done(one) and not self._wishes.also_succeeded:
+                raise NothingToReplay("it has succeeded since, under another id")
+            if (doing := self._doing(one, sent_again=one is not origin)) is not None:
+                raise CannotReplay(f"under another id it has not ended: it is {doing}")
+
+    def _doing(self, past: Past, *, sent_again: bool) -> str | None:
+        """Return the state of a task that has not ended; None where it has, nobody has heard of it, or these are wanted too."""
+        # Of what was just sent again nothing may be recorded yet.
+        status = past.status or (states.PENDING if sent_again else None)
+        return None if past.ended or self._wishes.also_unfinished else status
+
+    def _first(self, past: Past) -> Past:
+        """Return the task that it was sent again of, or that of which that one was, and so on."""
+        seen = {past.task_id}
+        while past.origin is not None and past.origin not in seen:
+            seen.add(past.origin)
+            past = self.pasts[past.origin]
+        return past
 
     def _lineage(self, past: Past) -> Iterator[Past]:
         """Yield the task, and those as which it was sent again, and again."""

@@ -16,7 +16,7 @@ from celery_journal.journal.events import TaskFailed, TaskStarted, TaskSucceeded
 
 from .conftest import NewApp
 from .lostscene import Log
-from .replayscene import Fail, begun, failing, resumed
+from .replayscene import Fail, begun, clear, failing, only, resumed
 from .scene import Mailbox, kinds
 
 MAY_HAVE = "the replay r1 may have sent it, and may not; --resume that one to find out, or say --resend-doubtful, and it may run twice"
@@ -204,3 +204,61 @@ def test_who_was_overtaken_by_another_process_of_the_replay_stops(
         first.run()
 
     assert sorted(message.headers["journal_replay_of"] for message in mailbox.sent()) == sorted(tasks)
+
+
+def test_a_task_and_its_replays_are_one(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """As `--filter state:FAILURE` finds them when the replay has failed too: the last one is sent, with its arguments, and only that."""
+    task_id = fail(args=(1, 2))
+    (first,) = begun(log.connection, app, [task_id], "first", set=("args.0=7",)).run().sent.values()
+    (second,) = begun(log.connection, app, [task_id], "second", set=("args.0=8",), also_unfinished=True).run().sent.values()
+    app.backend.buffer.flush()
+    for copy in (first, second):
+        log.tell(TaskFailed, copy)
+    clear(mailbox)
+
+    summary = begun(log.connection, app, [task_id, first, second], "third").run()
+    again = resumed(log.connection, app, "third").run()
+
+    assert (list(summary.sent), summary.along, summary.refused) == ([second], 2, [])
+    assert (again.sent, again.along) == (summary.sent, 2)
+    assert only(mailbox).args == [8, 2]
+
+
+def test_the_one_that_is_named_is_sent_as_it_was(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
+    """Though it was sent again since, with other arguments."""
+    task_id = fail(args=(1, 2))
+    (copy,) = begun(log.connection, app, [task_id], "first", set=("args.0=7",)).run().sent.values()
+    log.tell(TaskFailed, copy)
+    clear(mailbox)
+
+    begun(log.connection, app, [task_id], "second").run()
+
+    assert only(mailbox).args == [1, 2]
+
+
+def test_what_has_succeeded_since_in_a_replay_beside_is_left_out(app: Celery, log: Log, fail: Fail) -> None:
+    """Two replays of one task: what one has brought to success is not run again for the other, nor while that is under way."""
+    task_id = fail()
+    (failed,) = begun(log.connection, app, [task_id], "first").run().sent.values()
+    app.backend.buffer.flush()
+    log.tell(TaskFailed, failed)
+    (other,) = begun(log.connection, app, [task_id], "second").run().sent.values()
+
+    waits = begun(log.connection, app, [failed], "third").run()
+    log.tell(TaskSucceeded, other)
+    done = begun(log.connection, app, [failed], "fourth").run()
+
+    assert waits.refused == [(failed, "under another id it has not ended: it is PENDING")]
+    assert done.skipped == [(failed, "it has succeeded since, under another id")]
+
+
+def test_a_replay_of_what_had_succeeded_before_can_be_sent_again(app: Celery, log: Log, fail: Fail) -> None:
+    """It was asked for although it had, and has failed: success is what comes after it."""
+    task_id = fail(kind=TaskSucceeded)
+    (copy,) = begun(log.connection, app, [task_id], "first", also_succeeded=True).run().sent.values()
+    app.backend.buffer.flush()
+    log.tell(TaskFailed, copy)
+
+    summary = begun(log.connection, app, [copy], "second").run()
+
+    assert list(summary.sent) == [copy]
