@@ -105,7 +105,14 @@ TASK_RESULT = View(
         "task_kwargs": Field("kwargs", "bytes", as_text=True),
         **_fields("json", "result_json", "args_json", "kwargs_json", "meta_json"),
     },
-    aliases={"pk": "task_id", "task": "task_name", "state": "status", "hostname": "worker", "date_submitted": "date_sent"},
+    aliases={
+        "pk": "task_id",
+        "task": "task_name",
+        "state": "status",
+        "hostname": "worker",
+        "date_submitted": "date_sent",
+        "routing_key": "queue",
+    },
 )
 
 #: `date_done` is reckoned from the members of each group that is looked at, and no index knows it; `date_saved` has one.

@@ -340,9 +340,9 @@ def test_what_is_stale_is_a_set(tasks: TaskResultManager, tell: Callable[..., No
 
 
 def test_a_task_has_the_names_of_fulldbresult(tasks: TaskResultManager, tell: Callable[..., None]) -> None:
-    """F07, F28, F29: `task`, `hostname`, `date_submitted`, `result_repr`; eta and expires can be asked for."""
+    """F07, F28, F29: `task`, `hostname`, `date_submitted`, `result_repr`; eta, expires and routing_key can be asked for."""
     sent, eta, expires = ago(minutes=3), ago(minutes=2), ago(minutes=1)
-    tell(kinds.TaskSent, "task", name="app.add", occurred_at=sent, eta=eta, expires=expires)
+    tell(kinds.TaskSent, "task", name="app.add", queue="mail", occurred_at=sent, eta=eta, expires=expires)
     tell(kinds.TaskSucceeded, "task", worker="w1", result=b'{"total": null}')
 
     task = tasks.get(task_id="task")
@@ -352,6 +352,7 @@ def test_a_task_has_the_names_of_fulldbresult(tasks: TaskResultManager, tell: Ca
         "eta": eta,
         "expires": expires,
     }
+    assert tasks.filter(routing_key="mail").exists()
     assert TaskResult(task_id="x").result_repr is None
     assert TaskResult(task_id="x", result=b"text").result_repr == "text"
     assert TaskResult(task_id="x", result=b"\x80").result_repr == "gA=="
