@@ -14,6 +14,7 @@ from celery_journal.journal.events import OperatorActed
 
 from .choosing import choosing_options, chosen
 from .output import Output, confirm, confirming_options, output_options
+from .replay import with_members
 
 #: Facts of one statement.
 BATCH = 1000
@@ -42,6 +43,8 @@ def annotate(
 ) -> None:
     """Note something about tasks, in the log, with who said so and when; `show` and `history` have it. Exit code 1 if one is unknown.
 
+    A group is its tasks.
+
     \b
     celery-journal annotate 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e --note "the bank was down" --resolved
     """
@@ -53,7 +56,7 @@ def annotate(
     journal, emitter = Journal(target.schema), Emitter()
     with target.connect() as connection:
         check_version(connection, target.schema)
-        found = chosen(connection, target.schema, task_ids, words)
+        found = with_members(connection, target.schema, chosen(connection, target.schema, task_ids, words))
         heard_of = journal.known(connection, found)
         known, unknown = ([task_id for task_id in found if (task_id in heard_of) is wanted] for wanted in (True, False))
         done = bool(known) and confirm(f"annotate {counted(len(known), 'task')}?", output, yes=yes, dry_run=dry_run)

@@ -106,7 +106,8 @@ def replay(
                 wishes = replace(asked, rate=rate or asked.rate, also_doubtful=resend_doubtful or asked.also_doubtful)
                 record.order = replace(record.order, wishes=wishes)
             else:
-                planned = _members_of(connection, target.schema, chosen(connection, target.schema, task_ids, words))
+                found = chosen(connection, target.schema, task_ids, words)
+                planned = with_members(connection, target.schema, found, chords=False)
                 record = Record(Order(replay_id or uuid4().hex, wishes, account(), reason), planned)
             task = Replay(connection, journal, app, record, emitter)
             if dry_run:
@@ -133,8 +134,8 @@ def replay(
         ctx.exit(1)
 
 
-def _members_of(connection: Any, schema: str, task_ids: list[str]) -> list[str]:
-    """Return the ids, with its members in the place of a group that is no chord."""
+def with_members(connection: Any, schema: str, task_ids: list[str], *, chords: bool = True) -> list[str]:
+    """Return the ids, with its members in the place of a group; of one that is a chord only with `chords`."""
     from celery_journal.projections import ChordCounter
 
     tasks = TaskResult.objects.using(connection, schema)
@@ -142,7 +143,8 @@ def _members_of(connection: Any, schema: str, task_ids: list[str]) -> list[str]:
     for start in range(0, len(task_ids), 1000):
         part = task_ids[start : start + 1000]
         known = {row["task_id"] for row in tasks.filter(task_id__in=part).values("task_id")}
-        known |= ChordCounter.get_many(connection, [one for one in part if one not in known], schema).keys()
+        if not chords:
+            known |= ChordCounter.get_many(connection, [one for one in part if one not in known], schema).keys()
         for one in part:
             members = [] if one in known else [row["task_id"] for row in tasks.filter(group_id=one).values("task_id")]
             planned += members or [one]

@@ -9,12 +9,14 @@ import click
 
 from celery_journal.consumers.capture.control import account
 from celery_journal.consumers.words import counted, shown
-from celery_journal.journal import Emitter, Journal, check_version
+from celery_journal.journal import Connection, Emitter, Journal, check_version
 from celery_journal.journal.events import OperatorActed
+from celery_journal.projections import TaskResult
 from celery_journal.projections.query import Q
 
 from .choosing import app_of, broker_of, broker_option, choosing_options, chosen
 from .output import Output, confirm, confirming_options, output_options
+from .replay import with_members
 
 #: Tasks that workers are told of at once.
 BATCH = 500
@@ -50,7 +52,7 @@ def revoke(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Have the workers revoke tasks: none will start them any more. Of those that --filter finds, those that have not ended.
+    """Have the workers revoke tasks: none will start them any more. What has ended is left alone; a group is its tasks.
 
     \b
     celery -A shop journal revoke --filter 'name:billing.* state:PENDING' --reason "wrong prices"
@@ -60,7 +62,8 @@ def revoke(
     try:
         with target.connect() as connection:
             check_version(connection, target.schema)
-            found = chosen(connection, target.schema, task_ids, words, also=Q(date_done__isnull=True))
+            named = chosen(connection, target.schema, task_ids, words, also=Q(date_done__isnull=True))
+            found = _not_ended(connection, target.schema, with_members(connection, target.schema, named))
             if not output.is_data:
                 for task_id in found:
                     click.echo(shown(task_id))
@@ -80,3 +83,20 @@ def revoke(
         output.object({"action": action, "dry_run": dry_run, "done": done, "task_ids": found})
     elif dry_run or done or not found:
         click.echo(f"{'would ' if dry_run else ''}{action}{'' if dry_run else 'd'} {counted(len(found), 'task')}")
+
+
+def _not_ended(connection: Connection, schema: str, task_ids: list[str]) -> list[str]:
+    """Return those of the tasks that have not ended, and say what the others are; workers may know one that the journal does not."""
+    tasks = TaskResult.objects.using(connection, schema)
+    found: list[str] = []
+    for start in range(0, len(task_ids), BATCH):
+        part = task_ids[start : start + BATCH]
+        known = {row["task_id"]: row for row in tasks.filter(task_id__in=part).values("task_id", "status", "date_done")}
+        for task_id in part:
+            if (row := known.get(task_id)) is None:
+                click.echo(f"the journal knows no task {shown(task_id)}; the workers are told of it all the same", err=True)
+            elif row["date_done"] is not None:
+                click.echo(f"{shown(task_id)} has ended already: {row['status']}", err=True)
+                continue
+            found.append(task_id)
+    return found

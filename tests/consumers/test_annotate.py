@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from celery_journal.consumers.cli.main import main
 from celery_journal.journal import Connection
-from celery_journal.journal.events import OperatorActed, TaskFailed, TaskSucceeded
+from celery_journal.journal.events import ChordStarted, OperatorActed, TaskFailed, TaskSucceeded
 from celery_journal.projections import FieldError, TaskResult, verify
 
 from .lostscene import Log
@@ -139,3 +139,15 @@ def test_dry_run_only_says(dsn: str, log: Log) -> None:
     """What would be done."""
     assert annotate(dsn, "a", "b", "--note", "x", "--dry-run").stdout == "would annotate 2 tasks\n"
     assert notes(dsn, "a") == []
+
+
+def test_a_group_is_its_tasks(dsn: str, log: Log) -> None:
+    """Nobody would see what is noted about the group itself; a chord too."""
+    for task_id in ("x", "y"):
+        log.tell(TaskFailed, task_id, group_id="g")
+    log.tell(ChordStarted, "g", size=2)
+
+    ended = annotate(dsn, "g", "--resolved", "--yes")
+
+    assert (ended.exit_code, ended.stdout) == (0, "annotated 2 tasks\n")
+    assert [notes(dsn, stream) for stream in ("x", "y", "g")] == [[{"action": "annotate", "resolved": True}]] * 2 + [[]]

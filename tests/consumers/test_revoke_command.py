@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import VERSION
+from celery import VERSION, chord
 from click.testing import CliRunner, Result
 
 from celery_journal.consumers.cli.app import journal
@@ -92,3 +92,22 @@ def test_nothing_is_told_where_no_broker_answers(worker: Worker, tmp_path: Path)
 
     assert (ended.exit_code, "no broker answers" in ended.stderr) == (7, True)
     assert requests(worker, "t") == []
+
+
+def test_a_group_is_those_of_its_tasks_that_have_not_ended(worker: Worker) -> None:
+    """A chord too; its own id would be told to the workers in vain, and look revoked. What has ended, or is not known, is named."""
+    done = worker.send("add", 1, 1)
+    done.get(timeout=PATIENCE)
+    header = [worker.signature("add", 1, number).set(countdown=3600) for number in range(2)]
+    waiting = chord(header, app=worker.app)(worker.signature("collect"))
+    members = [member.id for member in waiting.parent.results]
+    until(lambda: all("task-received" in kinds(worker.dsn, member) for member in members), PATIENCE)
+
+    ended = revoke(worker, waiting.parent.id, done.id, "nobody", "--dry-run")
+
+    assert (ended.exit_code, sorted(ended.stdout.splitlines())) == (0, sorted([*members, "nobody", "would revoke 3 tasks"]))
+    assert ended.stderr.splitlines() == [
+        f"{done.id} has ended already: SUCCESS",
+        "the journal knows no task nobody; the workers are told of it all the same",
+    ]
+    worker.app.control.revoke(members)
