@@ -10,7 +10,7 @@ from kombu.serialization import registry
 
 from celery_journal.consumers.backend.base import decompress_payload
 
-from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
+from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, encoded_arguments, group_of, in_zone
 from .tables import rows_of
 
 TASKS, GROUPS = "celery_taskmeta", "celery_tasksetmeta"
@@ -40,13 +40,12 @@ def _task(row: dict[str, Any], decoder: Decoder, serializer: str, zone: tzinfo) 
         worker=row.get("worker"),
         queue=row.get("queue"),
         retries=row.get("retries") or 0,
-        args=None if args is None else encoded(args)[0],
-        kwargs=None if kwargs is None else encoded(kwargs)[0],
         result=result,
         content_type=content_type,
         content_encoding=content_encoding,
         traceback=row["traceback"],
         meta=as_meta(children, stamps.get("stamps") if isinstance(stamps, dict) else None),
+        **encoded_arguments(args, kwargs),
     )
 
 

@@ -153,6 +153,16 @@ def encoded(value: Any) -> tuple[bytes, str, str]:
         return as_bytes(payload), content_type, content_encoding
 
 
+def encoded_arguments(args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return the arguments, as far as they are known, as one serializer makes both, with its content type unless that is JSON."""
+    given = {name: value for name, value in (("args", args), ("kwargs", kwargs)) if value is not None}
+    try:
+        return {name: as_bytes(json.dumps(value)) for name, value in given.items()}
+    except (TypeError, ValueError):
+        pickled = {name: as_bytes(dumps(value, serializer="pickle")[2]) for name, value in given.items()}
+        return {**pickled, "args_content_type": registry.name_to_type["pickle"]}
+
+
 def group_of(group_id: str, as_tuple: Any, date_saved: datetime | None) -> PastGroup:
     """Return the group of its `as_tuple()`; raise ValueError if that is none."""
     result = as_bytes(json.dumps(as_tuple))

@@ -12,7 +12,20 @@ from kombu.serialization import registry
 
 from celery_journal.consumers.backend.base import decompress_payload
 
-from .past import NOT_OURS, OPEN_CHORD, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, group_of, in_zone
+from .past import (
+    NOT_OURS,
+    OPEN_CHORD,
+    Decoder,
+    ForeignError,
+    Past,
+    PastTask,
+    Untaken,
+    as_meta,
+    encoded,
+    encoded_arguments,
+    group_of,
+    in_zone,
+)
 
 TASKS, GROUPS = "celery-task-meta-", "celery-taskset-meta-"
 
@@ -67,7 +80,6 @@ def _read(name: str, kind: str, payload: bytes, decoder: Decoder, serializer: st
 def _task(task_id: str, meta: dict[str, Any]) -> PastTask:
     result, content_type, content_encoding = encoded(meta["result"])
     stamps = {name: meta.get(name) for name in meta.get("stamped_headers") or ()}
-    args, kwargs = meta.get("args"), meta.get("kwargs")
     return PastTask(
         task_id=task_id,
         status=meta["status"],
@@ -78,13 +90,12 @@ def _task(task_id: str, meta: dict[str, Any]) -> PastTask:
         retries=meta.get("retries") or 0,
         parent_id=meta.get("parent_id"),
         group_id=meta.get("group_id"),
-        args=None if args is None else encoded(args)[0],
-        kwargs=None if kwargs is None else encoded(kwargs)[0],
         result=result,
         content_type=content_type,
         content_encoding=content_encoding,
         traceback=meta.get("traceback"),
         meta=as_meta(meta.get("children"), stamps),
+        **encoded_arguments(meta.get("args"), meta.get("kwargs")),
     )
 
 

@@ -115,6 +115,19 @@ def test_the_pickles_of_an_older_celery_need_to_be_accepted(connection: Connecti
     assert TaskResult.get(connection, "fine").date_done == datetime(2026, 1, 1, 10, tzinfo=UTC)
 
 
+def test_arguments_that_only_a_pickle_holds_are_known_as_one(connection: Connection, app: Celery, tmp_path: Path) -> None:
+    """Both of them, or whoever reads them would take the one for JSON."""
+    url = f"db+sqlite:///{tmp_path / 'results.db'}"
+    request = Context(id="t", task="shop.add", args=({1, 2},), kwargs={"a": 1})
+    old = old_app(url, result_serializer="pickle", accept_content=["pickle"])
+    old.backend.mark_as_done("t", 1, request=request)
+
+    taken(connection, "sqlalchemy", url, serializer="pickle", accept=frozenset({"json", "pickle"}))
+
+    result = app.AsyncResult("t")
+    assert (result.args, result.kwargs) == (({1, 2},), {"a": 1})
+
+
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 def test_django_celery_results_is_taken_over(connection: Connection, app: Celery, tmp_path: Path, serializer: str) -> None:
     """Its own code has made the tables and their rows; the start of a task is known there, and its arguments are texts."""
