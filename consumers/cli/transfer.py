@@ -38,7 +38,13 @@ from .searching import Searching, words_argument
 @words_argument
 @click.option("--format", "form", type=click.Choice([*FORMS, "csv"]), default="jsonl", show_default=True, help="How it is written.")
 @click.option("--view", type=click.Choice(get_args(View)), help="What csv shows.  [default: task_result]")
-@click.option("--output", "-o", "path", type=click.Path(path_type=Path, dir_okay=False), help="The file; standard output unless given.")
+@click.option(
+    "--output",
+    "-o",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The file; standard output unless given, or for -.",
+)
 @click.option("--yes", is_flag=True, help="Write over the file if it is there, without asking.")
 @click.pass_context
 def export(ctx: click.Context, condition: Q, form: str, view: View | None, path: Path | None, yes: bool) -> None:
@@ -57,6 +63,7 @@ def export(ctx: click.Context, condition: Q, form: str, view: View | None, path:
     celery-journal export state:FAILURE since:1d --format csv > failed.csv
     """
     target, chosen = ctx.obj, condition if condition.children else None
+    path = None if path == Path("-") else path
     if view is not None and form != "csv":
         raise click.UsageError(f"--view goes with --format csv; {form} holds the log, of which every view can be made again")
     if view == "worker" and chosen is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from uuid import uuid4
+
+from kombu.utils import json
 
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.consumers.capture.control import account
 
-from .errors import BrokerAway, CannotReplay, NothingToReplay, Uncertain
+from .errors import BrokerAway, CannotReplay, NothingToReplay, ReplayRefused, Uncertain
 from .record import Record, begin
 from .replay import Replay
 from .steps import Order, Wishes
@@ -31,7 +32,10 @@ def send_again(
     `set` puts values into the arguments: {"kwargs.amount": 3, "args.0": 5}. Raises CannotReplay, NothingToReplay if it has succeeded,
     BrokerAway, and Uncertain if nobody can know whether it was sent; what another replay may have sent takes `resend_doubtful`.
     """
-    edits = tuple(f"{place}={json.dumps(value)}" for place, value in (set or {}).items())
+    try:
+        edits = tuple(f"{place}={json.dumps(value)}" for place, value in (set or {}).items())
+    except (TypeError, ValueError) as exc:
+        raise ReplayRefused(f"arguments can be set to what Celery's JSON has a form for only: {exc}") from exc
     wishes = Wishes(edits, same_id, also_succeeded, also_unfinished, resend_doubtful)
     order = Order(uuid4().hex, wishes, account(), reason)
     with backend.database.lend() as connection:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
+
+from kombu.utils import json
 
 from .errors import CannotReplay, ReplayRefused
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
@@ -32,6 +33,9 @@ TASKS, GROUPS = "celery-task-meta-", "celery-taskset-meta-"
 #: What the keys of an open chord end with: its size, its parts and their number, who sends its body, that it is done.
 _SIZE, _OF_CHORD = ".s", (".s", ".j", ".t", ".c", ".d")
 
+#: How Celery has in its URLs what redis-py calls `none`, `optional` and `required`.
+_TLS = re.compile(r"(?<=ssl_cert_reqs=)CERT_(NONE|OPTIONAL|REQUIRED)\b")
+
 #: Keys that are asked for at once.
 PAGE = 500
 
@@ -48,7 +52,7 @@ def read(url: str, decoder: Decoder, serializer: str, key_prefix: str = "") -> I
 
     prefix = key_prefix if not key_prefix or key_prefix[-1] in ":_-." else f"{key_prefix}_"  # as Celery does
     try:
-        with redis.Redis.from_url(url) as client:
+        with redis.Redis.from_url(_TLS.sub(lambda found: found[1].lower(), url)) as client:
             for kind in (TASKS, GROUPS):
                 keys = client.scan_iter(match=f"{_literal(prefix + kind)}*", count=PAGE)
                 while page := list(islice(keys, PAGE)):
@@ -57,7 +61,7 @@ def read(url: str, decoder: Decoder, serializer: str, key_prefix: str = "") -> I
                         of_chord = kind == GROUPS and name.endswith(_OF_CHORD) and not name.endswith(_SIZE)
                         if payload is not None and not of_chord:  # None: it has expired meanwhile
                             yield _read(name, kind, decompress_payload(payload), decoder, serializer)
-    except ValueError as exc:
+    except (TypeError, ValueError) as exc:  # TypeError: for what it does not know in the query of the URL
         if isinstance(exc, ForeignError):
             raise
         raise ForeignError("the URL cannot be read; write it as redis://host:6379/0") from exc

@@ -22,8 +22,12 @@ def rows_of(url: str, *tables: str) -> Iterator[tuple[str, dict[str, Any]]]:
     except ModuleNotFoundError as exc:
         raise ForeignError("reading the tables needs SQLAlchemy; run: pip install 'celery-journal[import]'") from exc
 
+    try:
+        address = sqlalchemy.make_url(_with_our_driver(url))
+    except (sqlalchemy.exc.ArgumentError, ValueError) as exc:  # which quote it, and in it the password
+        raise ForeignError("the URL cannot be read; write it as postgresql://user@host/database, or sqlite:////path/to/file") from exc
     with _one_sentence(url):
-        engine = sqlalchemy.create_engine(_with_our_driver(url))
+        engine = sqlalchemy.create_engine(address)
     try:
         with _one_sentence(url), engine.connect() as connection:
             names = set(sqlalchemy.inspect(connection).get_table_names())
@@ -60,7 +64,5 @@ def _one_sentence(url: str) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.NoSuchModuleError, ModuleNotFoundError) as exc:
         raise ForeignError(f"there is no driver for {scheme}:// here; install it, as SQLAlchemy's documentation names it") from exc
-    except sqlalchemy.exc.ArgumentError as exc:  # it quotes the URL, and in it the password
-        raise ForeignError("the URL cannot be read; write it as postgresql://user@host/database, or sqlite:////path/to/file") from exc
     except sqlalchemy.exc.DBAPIError as exc:
         raise ForeignError(f"the database of the old results fails: {str(exc.orig).strip().splitlines()[0]}") from exc

@@ -231,6 +231,9 @@ def test_a_dry_run_records_nothing(connection: Connection, tmp_path: Path) -> No
         pytest.param("django-celery-results", "postgresql://u:secret@127.0.0.1:1/d", "the database of the old results fails", id="down"),
         pytest.param("redis", "redis://127.0.0.1:1/0", "Redis fails", id="redis down"),
         pytest.param("redis", "nonsense", "the URL cannot be read", id="redis unreadable"),
+        pytest.param("redis", "redis://127.0.0.1:6379/0?colour=secret", "the URL cannot be read", id="redis option"),
+        pytest.param("redis", "rediss://127.0.0.1:1/0?ssl_cert_reqs=CERT_NONE", "Error 111 connecting", id="redis as Celery writes it"),
+        pytest.param("sqlalchemy", "postgresql://u:secret@127.0.0.1:port/d", "the URL cannot be read", id="port"),
     ],
 )
 def test_where_nothing_can_be_read_one_sentence_says_why(connection: Connection, source: Any, url: str, sentence: str) -> None:

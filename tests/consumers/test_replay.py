@@ -228,6 +228,17 @@ def test_async_result_replay(app: Celery, log: Log, mailbox: Mailbox, fail: Fail
         app.AsyncResult("nobody").replay()
 
 
+def test_arguments_are_set_to_whatever_celery_writes_as_json(app: Celery, mailbox: Mailbox, fail: Fail) -> None:
+    """A moment stays one; what JSON has no form for is refused before anything is recorded."""
+    task_id, at = fail("scene.add", (1, 2), {"when": None}), datetime(2026, 1, 31, 8, tzinfo=UTC)
+
+    with pytest.raises(ReplayRefused, match="Celery's JSON has a form for"):
+        app.AsyncResult(task_id).replay(set={"kwargs.when": {1, 2}})
+    app.AsyncResult(task_id).replay(set={"kwargs.when": at})
+
+    assert only(mailbox).headers["kwargsrepr"] == repr({"when": at})
+
+
 def test_task_result_replay(app: Celery, mailbox: Mailbox, fail: Fail) -> None:
     """F08: from a row, by the current app."""
     task_id = fail()

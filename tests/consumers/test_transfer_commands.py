@@ -148,6 +148,7 @@ def test_a_pipe_is_written_as_it_is(filled: Connection, run: Any, tmp_path: Path
         assert reader.stdout.read() == run("export").stdout_bytes
 
     assert pipe.is_fifo()
+    assert run("export", "-o", "-").stdout_bytes == run("export").stdout_bytes
 
 
 def test_query_words_choose(filled: Connection, run: Any) -> None:
