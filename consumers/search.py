@@ -11,7 +11,7 @@ import fnmatch
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import or_
@@ -73,13 +73,34 @@ class BadQuery(ValueError):
 def parse(words: Sequence[str], now: datetime) -> Q:
     """Return the condition that all of these words hold; raise BadQuery if one means nothing.
 
-    A word with a hyphen before it must not hold; one without a colon is a part of the name, or the beginning of the id. Spans such as
-    `2h` are counted back from `now`; dates and moments without a zone are in UTC.
+    A word with a hyphen before it must not hold; one without a colon is a part of the name, or the beginning of the id, or with `*` or
+    `?` the whole of either. Spans such as `2h` are counted back from `now`; dates and moments without a zone are in UTC.
     """
     condition = Q()
     for word in words:
         condition &= _negated(word, now) if word.startswith("-") else _condition(word, now)
     return condition
+
+
+def doubts(words: Sequence[str], now: datetime) -> Iterator[str]:
+    """Yield what may be wrong with words that mean something and have found nothing, in a sentence each, fit for a terminal."""
+    for word in words:
+        given, _, value = word.removeprefix("-").partition(":")
+        key = _ALIASES.get(given, given)
+        if key == "state":
+            for one in value.split(","):
+                if one and not fnmatch.filter(_STATES, one.upper()):
+                    nearest = difflib.get_close_matches(one.upper(), _STATES, n=1)
+                    hint = f"perhaps you mean {nearest[0]}" if nearest else f"they are {', '.join(sorted(_STATES))}"
+                    yield shown(f"{one} is none of Celery's states; {hint}")
+        if key == "since" and moment(value, now) > now:
+            yield shown(f"{word} is in the future: it is {now:%Y-%m-%dT%H:%M} now, in UTC")
+
+
+def example_of(name: str) -> str | None:
+    """Return how the word of that name is written; None if there is none."""
+    example = WORDS.get(_ALIASES.get(name, name))
+    return example and example.partition(", ")[0]
 
 
 def split(text: str) -> list[str]:
@@ -125,6 +146,11 @@ def _condition(word: str, now: datetime) -> Q:
     if not colon:
         if not word:
             raise BadQuery("an empty word means nothing")
+        key, equals, _ = word.partition("=")
+        if equals and _ALIASES.get(key, key).partition(".")[0] in WORDS:
+            raise BadQuery(f"{word!r} means nothing; write {word.replace('=', ':', 1)}")
+        if "*" in word or "?" in word:
+            return Q(task_name__glob=word) | Q(task_id__glob=word)
         return Q(task_name__icontains=word) | Q(task_id__startswith=word)
     key, _, path = given.partition(".")
     key = _ALIASES.get(key, key)
@@ -140,7 +166,7 @@ def _condition(word: str, now: datetime) -> Q:
 
 
 def _refuse(word: str, given: str) -> NoReturn:
-    nearest = difflib.get_close_matches(given, WORDS, n=1)
+    nearest = difflib.get_close_matches(given.lower(), WORDS, n=1)
     hint = f", perhaps {nearest[0]}:" if nearest else f"; for text with a colon write 'name:*{word}*'"
     raise BadQuery(f"{word!r} means nothing: there is no {given}:{hint}. There are {', '.join(f'{known}:' for known in WORDS)}")
 

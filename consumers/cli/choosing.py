@@ -15,7 +15,7 @@ from celery_journal.projections.query import Q
 
 from .capture import NO_BROKER
 from .failure import Failure
-from .searching import condition_of
+from .searching import condition_of, say_doubts
 
 #: Seconds to wait for the broker.
 TIMEOUT = 5.0
@@ -42,6 +42,8 @@ def chosen(connection: Connection, schema: str, task_ids: Sequence[str], words: 
         condition = condition_of(given)
         tasks = TaskResult.objects.using(connection, schema).filter(condition & (also or Q()))
         found = [row["task_id"] for row in tasks.values("task_id")]
+        if not found:
+            say_doubts(given)
     return list(dict.fromkeys([*task_ids, *found]))
 
 

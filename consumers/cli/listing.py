@@ -18,7 +18,7 @@ from celery_journal.projections import QuerySet, TaskResult
 from celery_journal.projections.query import Q
 
 from .output import Column, Output, console, output_options
-from .searching import Searching, is_told, words_argument
+from .searching import Searching, is_told, say_doubts, words_argument, words_of
 from .styles import style_of
 
 
@@ -96,7 +96,8 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
             printed = output.rows(
                 itertools.islice(rows, limit) if limit else rows, columns, lambda task: task.as_dict(), nothing="no task is like that"
             )
-            if limit and not output.is_data and sys.stdout.isatty() and next(rows, None) is not None:
-                click.echo(f"there are more than these {limit:,}; narrow the query, or say --limit", err=True)
+            if limit and next(rows, None) is not None:  # who counts lines in a pipe is to know as well
+                click.echo(f"there are more than {limit:,}; narrow the query, or say --limit 0", err=True)
     if not printed:
+        say_doubts(words_of(ctx))
         ctx.exit(1)

@@ -37,7 +37,13 @@ class Searching(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments."""
-        return super().parse_args(ctx, [f"{_HYPHEN}{arg[1:]}" if _NEGATED.match(arg) else arg for arg in args])
+        try:
+            return super().parse_args(ctx, [f"{_HYPHEN}{arg[1:]}" if _NEGATED.match(arg) else arg for arg in args])
+        except click.NoSuchOption as exc:
+            example = search.example_of(exc.option_name.lstrip("-"))
+            if example is None:
+                raise
+            raise click.UsageError(f"there is no option {exc.option_name}; write a word, without hyphens: {example}", ctx) from exc
 
 
 def words_argument(command: Any) -> Any:
@@ -52,7 +58,19 @@ def _condition(ctx: click.Context, _parameter: click.Parameter, words: Sequence[
 
 def is_told(ctx: click.Context, *keys: str) -> bool:
     """Return whether a word says something about one of these: `since`."""
-    return any(word.removeprefix("-").partition(":")[0] in keys for word in ctx.meta[_WORDS])
+    return any(word.removeprefix("-").partition(":")[0] in keys for word in words_of(ctx))
+
+
+def say_doubts(words: Sequence[str]) -> None:
+    """Say what may be wrong with words that have found nothing, beside what is printed."""
+    for doubt in search.doubts(words, datetime.now(UTC)):
+        click.echo(doubt, err=True)
+
+
+def words_of(ctx: click.Context) -> list[str]:
+    """Return the words that were given."""
+    given: list[str] = ctx.meta[_WORDS]
+    return given
 
 
 def condition_of(words: Sequence[str]) -> Q:

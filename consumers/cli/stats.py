@@ -13,7 +13,7 @@ from celery_journal.journal import check_version
 from celery_journal.projections import Q
 
 from .output import Column, Output, console, output_options
-from .searching import Searching, condition_of, is_told, words_argument
+from .searching import Searching, condition_of, is_told, say_doubts, words_argument, words_of
 
 
 def _span(span: timedelta | None) -> str:
@@ -28,16 +28,16 @@ def _rate(tally: Tally) -> str:
 COLUMNS = (
     (0, Column("name", lambda tally: tally.name)),
     (0, Column("tasks", lambda tally: f"{tally.tasks:,}", "right")),
-    (0, Column("not ended", lambda tally: f"{tally.unended:,}", "right")),
+    (60, Column("not ended", lambda tally: f"{tally.unended:,}", "right")),
     (130, Column("succeeded", lambda tally: f"{tally.succeeded:,}", "right")),
     (0, Column("failed", lambda tally: f"{tally.failed:,}", "right", style=lambda tally: "bold red" if tally.failed else "dim")),
     (130, Column("others", lambda tally: f"{tally.others:,}", "right")),
-    (0, Column("failure rate", _rate, "right")),
+    (80, Column("failure rate", _rate, "right")),
     (130, Column("retried", lambda tally: f"{tally.retried:,}", "right")),
-    (0, Column("wait p50", lambda tally: _span(tally.queue_wait.p50), "right")),
+    (80, Column("wait p50", lambda tally: _span(tally.queue_wait.p50), "right")),
     (100, Column("p95", lambda tally: _span(tally.queue_wait.p95), "right")),
     (100, Column("p99", lambda tally: _span(tally.queue_wait.p99), "right")),
-    (0, Column("run p50", lambda tally: _span(tally.run_time.p50), "right")),
+    (60, Column("run p50", lambda tally: _span(tally.run_time.p50), "right")),
     (100, Column("p95", lambda tally: _span(tally.run_time.p95), "right")),
     (100, Column("p99", lambda tally: _span(tally.run_time.p99), "right")),
 )
@@ -68,4 +68,5 @@ def stats(ctx: click.Context, condition: Q, since: str | None, output: Output) -
         found = tallies(connection, condition, target.schema)
     columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or console().width >= least]
     if not output.rows(found, columns, lambda tally: tally.as_dict(), nothing="no task is like that"):
+        say_doubts([*words_of(ctx), f"since:{since}"] if since != "all" else words_of(ctx))
         ctx.exit(1)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from celery_journal.consumers import search
-from celery_journal.consumers.search import BadQuery, parse, split
+from celery_journal.consumers.search import BadQuery, doubts, parse, split
 from celery_journal.journal import Connection
 from celery_journal.journal.events import TaskFailed, TaskLost, TaskRetried, TaskSent, TaskStarted, TaskSucceeded
 from celery_journal.projections import TaskResult
@@ -71,6 +71,9 @@ FINDING: list[Any] = [
     ("task:shop.order,billing.charge", {"f1", "t1", "q1"}),
     ("BILLING", {"f1", "s1"}),
     ("q", {"q1"}),
+    ("billing.*", {"f1", "s1"}),
+    ("?1", {"f1", "s1", "t1", "q1"}),
+    ("illing.*", set()),
     ("id:q1", {"q1"}),
     ("id:?1", {"f1", "s1", "t1", "q1"}),
     ("worker:w3", {"f1", "t1"}),
@@ -123,6 +126,9 @@ def test_words_find_tasks(words: str, ids: set[str], scene: Connection) -> None:
     [
         ("colour:red", "there is no colour:; for text with a colon write 'name:*colour:red*'"),
         ("nam:x", "perhaps name:"),
+        ("STATE:FAILURE", "perhaps state:"),
+        ("state=FAILURE", "'state=FAILURE' means nothing; write state:FAILURE"),
+        ("args.user_id=42", "write args.user_id:42"),
         ("state.x:FAILURE", "there is no state.x:"),
         ("state:", "'state:' has no value; write state:FAILURE,RETRY"),
         ("-", "write -worker:w3"),
@@ -145,6 +151,17 @@ def test_a_word_that_means_nothing_says_what_does(word: str, sentence: str) -> N
 
     assert sentence in str(refused.value)
     assert str(refused.value).isprintable()
+
+
+def test_what_may_be_wrong_with_words_that_found_nothing_is_said() -> None:
+    """A state that Celery does not have, and a moment that is still to come; whatever else may be right."""
+    words = ["-status:failed,SUCCESS,fail*,PROGRESS", "since:2026-01-31T13:00", "since:2h", "name:FAILED", "FAILED", "until:2030-01-01"]
+
+    assert list(doubts(words, NOW)) == [
+        "failed is none of Celery's states; perhaps you mean FAILURE",
+        "PROGRESS is none of Celery's states; they are FAILURE, IGNORED, PENDING, RECEIVED, REJECTED, RETRY, REVOKED, STARTED, SUCCESS",
+        "since:2026-01-31T13:00 is in the future: it is 2026-01-31T12:00 now, in UTC",
+    ]
 
 
 def test_a_quotation_mark_that_is_missing_is_told() -> None:
