@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 from celery.bin.base import handle_preload_options
 
 from .failure import EXIT_CODES
-from .main import Commands, main
+from .main import HELP_OPTIONS, Commands, main
 from .target import AppTarget
 
 
-@click.group("journal", cls=Commands, commands=main.commands, epilog=EXIT_CODES)
+@click.group("journal", cls=Commands, commands=main.commands, epilog=EXIT_CODES, context_settings=HELP_OPTIONS)
 @click.pass_context
 @handle_preload_options
 def journal(ctx: click.Context, **_preloaded: Any) -> None:
@@ -21,4 +22,6 @@ def journal(ctx: click.Context, **_preloaded: Any) -> None:
     \b
     celery -A proj journal stale --hours 1
     """
+    if ctx.obj.no_color:
+        os.environ["NO_COLOR"] = "1"  # which rich heeds
     ctx.obj = AppTarget(ctx.obj.app)

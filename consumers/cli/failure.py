@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +13,7 @@ import psycopg
 from psycopg import errors
 
 from celery_journal.consumers.options import InvalidOption
-from celery_journal.journal import DatabaseUnreachable, JournalError
+from celery_journal.journal import DatabaseUnreachable, JournalError, SchemaError
 from celery_journal.projections import FieldError
 
 #: Also in the help of the command and in the README.
@@ -18,6 +21,9 @@ EXIT_CODES = """\
 Exit codes: 0 ok, 1 found something, 2 wrong usage, 3 no database answers, 4 login refused, 5 no such database,
 6 schema missing, older or newer, 7 no broker answers.
 """
+
+#: What a file says that takes no more.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class Failure(click.ClickException):
@@ -32,20 +38,40 @@ class Failure(click.ClickException):
 def one_sentence() -> Iterator[None]:
     """Turn the errors that a user can act on into one sentence each."""
     try:
-        yield
+        with _of_the_database():
+            yield
     except (InvalidOption, FieldError) as exc:
         raise click.UsageError(str(exc)) from exc
     except JournalError as exc:
         raise Failure(str(exc), exc.exit_code) from exc
+    except RecursionError as exc:
+        raise click.UsageError("that is nested too deeply") from exc
+    except click.NoSuchOption as exc:
+        if exc.option_name not in {"--dsn", "--schema"}:
+            raise
+        before = f"celery-journal {exc.option_name} ... COMMAND"
+        raise click.UsageError(f"{exc.option_name} stands before the command: {before}", exc.ctx) from exc
+    except OSError as exc:
+        if exc.errno not in FULL or exc.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else what is left in its buffer fails once more at the end
+        raise Failure(f"standard output cannot be written: {exc.strerror}", 1) from exc
+
+
+@contextmanager
+def _of_the_database() -> Iterator[None]:
+    try:
+        yield
     except errors.InsufficientPrivilege as exc:
         raise Failure(f"{exc.diag.message_primary}; run this as the owner of the schema", 4) from exc
     except (errors.LockNotAvailable, errors.DeadlockDetected) as exc:
         raise Failure("a long transaction holds the tables; nothing was changed, try again when it has ended", 1) from exc
     except errors.QueryCanceled as exc:
         raise Failure("the statement took longer than statement_timeout allows; narrow the query", 1) from exc
+    except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as exc:
+        sentence = f"the schema is not as this package makes it ({exc.diag.message_primary}); run: celery-journal migrate"
+        raise Failure(sentence, SchemaError.exit_code) from exc
     except psycopg.DataError as exc:
         raise click.UsageError(f"the database cannot reckon with that: {exc.diag.message_primary}") from exc
-    except RecursionError as exc:
-        raise click.UsageError("that is nested too deeply") from exc
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise Failure(f"the database went away: {str(exc).strip().partition(chr(10))[0]}", DatabaseUnreachable.exit_code) from exc

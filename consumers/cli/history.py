@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from datetime import UTC, timedelta
 
 import click
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +19,8 @@ from celery_journal.projections import TaskAttempt
 from .output import Column, Output, console, output_options
 from .styles import style_of
 
-#: How wide the bars are all together, at most.
-WIDTH = 30
+#: How wide the bars are all together, at most; and the narrowest terminal that has room for any.
+WIDTH, ROOM = 30, 60
 
 #: A full cell, and what is less than one.
 _FULL, _PARTS = "█", " ▏▎▍▌▋▊▉"
@@ -71,16 +73,15 @@ def _draw(told: Chronicle, attempts: list[TaskAttempt]) -> None:
     first = told.lines[0].transition.told_at
     printer.print(Text(f"{shown(told.id)}, from {first.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC", style="bold"))
     table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(2):
-        table.add_column(justify="right", no_wrap=True)
-    for _ in range(2):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    there_is_room = [True, printer.width >= ROOM, printer.width >= ROOM, True, True]
+    for justify, no_wrap in itertools.compress(_LAYOUT, there_is_room):
+        table.add_column(justify=justify, no_wrap=no_wrap, overflow="fold")
     width = max(min(printer.width // 5, WIDTH), 8)
-    for line in told.lines:
-        table.add_row(*_cells(line, told.length, width))
+    rows = [_cells(line, told.length, width) for line in told.lines]
     if told.is_open:
-        table.add_row(Text(f"+{duration(told.length)}", style="dim"), "", "", Text("now", style="dim"), "")
+        rows.append((Text(f"+{duration(told.length)}", style="dim"), Text(), Text(), Text("now", style="dim"), Text()))
+    for row in rows:
+        table.add_row(*itertools.compress(row, there_is_room))
     printer.print(table)
     for run in attempts:
         parts = [
@@ -89,6 +90,10 @@ def _draw(told: Chronicle, attempts: list[TaskAttempt]) -> None:
         ]
         if any(parts):
             printer.print(Text(shown(f"attempt {run.attempt}: {', '.join(part for part in parts if part)}"), style="dim"), soft_wrap=True)
+
+
+#: After how long, until the next, the bar, what, and what there is to remark: how each is justified, and whether it is kept on one line.
+_LAYOUT: tuple[tuple[JustifyMethod, bool], ...] = (("right", True), ("right", True), ("left", True), ("left", True), ("left", False))
 
 
 def _cells(line: Line, length: timedelta, width: int) -> tuple[Text, ...]:

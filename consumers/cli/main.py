@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import click
@@ -43,6 +45,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        if sys.stdout is None:  # closed, as of some daemons
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  for the rest of the process
         if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every character of a task's name
             sys.stdout.reconfigure(errors=TOLD_PLAINER)
         with one_sentence():
@@ -56,10 +60,11 @@ def _check_schema(_ctx: click.Context, _parameter: click.Parameter, value: str) 
         raise click.BadParameter(str(exc)) from exc
 
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CELERY_JOURNAL"}
+#: Also of `celery -A proj journal ...`.
+HELP_OPTIONS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(cls=Commands, epilog=EXIT_CODES, context_settings=CONTEXT)
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={**HELP_OPTIONS, "auto_envvar_prefix": "CELERY_JOURNAL"})
 @click.option("--dsn", help="The database: postgresql://user@host/db, or embedded:///path.  [env: CELERY_JOURNAL_DSN]")
 @click.option("--schema", default=sql.DEFAULT_SCHEMA, show_default=True, callback=_check_schema, help="The schema of the journal.")
 @click.pass_context

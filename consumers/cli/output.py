@@ -113,10 +113,11 @@ class Output:
             for one in objects:
                 click.echo(as_json(one))
             return
-        click.echo("[", nl=False)
-        for number, one in enumerate(objects):
-            click.echo(f"{',' if number else ''}\n{as_json(one)}", nl=False)
-        click.echo("\n]")
+        before = "["  # not printed before there is something, or nothing for sure
+        for one in objects:
+            click.echo(f"{before}\n{as_json(one)}", nl=False)
+            before = ","
+        click.echo(f"{before if before == '[' else ''}\n]")
 
     def said(self, one: Mapping[str, Any], *lines: str) -> None:
         """Print the lines, or the object where it is a program that reads it."""
@@ -157,14 +158,15 @@ def confirm(question: str, output: Output, *, yes: bool, dry_run: bool, scripted
     """
     if dry_run or yes:
         return not dry_run
-    if scripted and not sys.stdin.isatty():
+    is_anybody_there = sys.stdin is not None and sys.stdin.isatty()
+    if scripted and not is_anybody_there:
         return True
     if output.is_data:
         raise click.UsageError("--json asks nobody; say --yes or --dry-run as well")
     try:
         return click.confirm(question, err=True)
-    except click.Abort as exc:
-        if sys.stdin.isatty():
+    except (click.Abort, RuntimeError) as exc:  # the latter where standard input is closed
+        if is_anybody_there:
             raise
         raise click.UsageError("there is nobody to ask; say --yes or --dry-run as well") from exc
 
@@ -209,7 +211,8 @@ def _plain(value: object) -> str:
 def _print_table(rows: Sequence[Any], columns: Sequence[Column], title: str) -> None:
     table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
     for column in columns:
-        table.add_column(column.heading, justify=column.justify, overflow="fold", no_wrap=column.whole)
+        is_whole = column.whole or column.justify == "right"  # a number whose end is on the next line is taken for another
+        table.add_column(column.heading, justify=column.justify, overflow="ellipsis" if is_whole else "fold", no_wrap=is_whole)
     for row in rows:
         table.add_row(*(Text(_plain(column.cell(row)), style=column.style(row) if column.style else "") for column in columns))
     console().print(table)

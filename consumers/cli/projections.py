@@ -20,7 +20,11 @@ names = click.argument("names", nargs=-1, metavar=f"[{'|'.join(PROJECTIONS)}]...
 
 @click.group()
 def projections() -> None:
-    """Rebuild the views from the log, or verify that they are what the log says."""
+    """Rebuild the views from the log, or verify that they are what the log says.
+
+    \b
+    celery-journal projections verify
+    """
 
 
 @projections.command("rebuild")
@@ -37,23 +41,24 @@ def rebuild_command(target: Any, names: tuple[str, ...], yes: bool, dry_run: boo
     celery-journal --dsn postgresql://me@localhost/app projections rebuild task_result
     """
     chosen = names or PROJECTIONS
-    if not confirm(f"rebuild {', '.join(chosen)}?", output, yes=yes, dry_run=dry_run, scripted=True):
-        if dry_run:
-            output.said({"would_rebuild": list(chosen)}, f"would rebuild {', '.join(chosen)}")
-        return
     console = Console(stderr=True)
-    began = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with target.connect() as connection, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with target.connect() as connection:
         check_version(connection, target.schema)
-        tasks: dict[str, TaskID] = {}
+        if not confirm(f"rebuild {', '.join(chosen)}?", output, yes=yes, dry_run=dry_run, scripted=True):
+            if dry_run:
+                output.said({"would_rebuild": list(chosen)}, f"would rebuild {', '.join(chosen)}")
+            return
+        began = time.monotonic()
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+            tasks: dict[str, TaskID] = {}
 
-        def show(name: str, folded: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=folded, total=total)
+            def show(name: str, folded: int, total: int) -> None:
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name, total=total)
+                bars.update(tasks[name], completed=folded, total=total)
 
-        folded = rebuild(connection, chosen, target.schema, progress=show)
+            folded = rebuild(connection, chosen, target.schema, progress=show)
     if output.is_data:
         output.object({"events": folded, "seconds": round(time.monotonic() - began, 3)})
         return

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from celery_journal.consumers.drain import drain
 from celery_journal.consumers.spool import SpoolStatus, default_directory, spool_of, spools_in
-from celery_journal.consumers.words import counted
+from celery_journal.consumers.words import counted, duration, shown
 from celery_journal.journal import Journal, check_version
 
 from .failure import Failure
-from .output import Output, confirm, confirming_options, output_options
+from .output import Column, Output, confirm, confirming_options, output_options
 
-#: Columns of a table that nobody reads on a screen.
-WIDE = 1000
+COLUMNS = (
+    Column("journal", lambda one: one[0].place),
+    Column("schema", lambda one: one[0].schema),
+    Column("file", lambda one: one[0].file),
+    Column("waiting", lambda one: f"{one[0].waiting:,}", "right"),
+    Column("refused", lambda one: f"{one[0].refused:,}", "right"),
+    Column("oldest", lambda one: duration(one[0].age), "right"),
+    Column("bytes", lambda one: f"{one[0].size:,}", "right"),
+)
 
 
 @click.group(invoke_without_command=True)
@@ -49,12 +53,7 @@ def spool(ctx: click.Context, directory: Path | None, output: Output) -> None:
     with _readable(directory):
         spools = [spool_of(ctx.obj.location, ctx.obj.schema, directory)] if ctx.obj.given else spools_in(directory)
         found = [(spool.status(), spool.reasons()) for spool in spools]
-    if output.is_data:
-        output.objects(_as_object(*one) for one in found)
-    elif found:
-        _print(status for status, _ in found)
-    else:
-        click.echo(f"there is no spool in {directory}")
+    output.rows(found, COLUMNS, lambda one: _as_object(*one), nothing=f"there is no spool in {shown(directory)}")
 
 
 @spool.command("drain")
@@ -90,9 +89,10 @@ def drain_command(ctx: click.Context, yes: bool, dry_run: bool, output: Output) 
     elif drained is None:
         click.echo("another process drains the spool at the moment")
     else:
-        click.echo(f"{drained.recorded:,} events left the spool")
+        click.echo(f"{counted(drained.recorded, 'event')} left the spool")
     if refused and not output.is_data:
-        click.echo(f"{refused:,} events were refused, now or before; run: celery-journal spool --json")
+        were = counted(refused, "event was", "events were")
+        click.echo(f"{were} refused, now or before; run: celery-journal spool --json")
     if drained and drained.refused:
         ctx.exit(1)
 
@@ -110,22 +110,9 @@ def _as_object(status: SpoolStatus, reasons: list[tuple[int, float, str]]) -> di
     }
 
 
-def _print(statuses: Iterator[SpoolStatus]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("journal", "schema", "file"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("waiting", "refused", "oldest", "bytes"):
-        table.add_column(heading, justify="right")
-    for status in statuses:
-        counts = (f"{status.waiting:,}", f"{status.refused:,}", f"{status.age:,.0f} s", f"{status.size:,}")
-        table.add_row(status.place, status.schema, str(status.file), *counts)
-    console.print(table)
-
-
 @contextmanager
 def _readable(directory: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as exc:
-        raise Failure(f"the spool in {directory} cannot be read: {exc}", 1) from exc
+        raise Failure(f"the spool in {shown(directory)} cannot be read: {exc}", 1) from exc

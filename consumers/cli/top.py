@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -83,24 +84,27 @@ def _watch(target: Any, interval: float, window: float) -> None:
 
 def _drawn(seen: Snapshot) -> Group:
     """Return the tables of a terminal."""
-    tables = [_table(seen, what, shares) for what, shares in seen.shares.items() if shares]
+    width = console().width
+    tables = [_table(seen, what, shares, width) for what, shares in seen.shares.items() if shares]
     return Group(Text(_summary(seen), style="bold"), *tables)
 
 
-def _table(seen: Snapshot, what: str, shares: list[Share]) -> Table:
+def _table(seen: Snapshot, what: str, shares: list[Share], width: int) -> Table:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column(what, ratio=1, overflow="ellipsis", no_wrap=True)
-    for heading in _HEADINGS:
+    there_is_room = [width >= least for least, _ in _HEADINGS]
+    for _, heading in itertools.compress(_HEADINGS, there_is_room):
         table.add_column(heading, justify="right", no_wrap=True, min_width=8)
     for share in shares[:LINES]:
         style = style_of(share.key) if what == "state" else ""
-        table.add_row(Text(shown(share.key), style=style), *_numbers(seen, share))
+        table.add_row(Text(shown(share.key), style=style), *itertools.compress(_numbers(seen, share), there_is_room))
     if len(shares) > LINES:
         table.add_row(Text(f"and {len(shares) - LINES:,} more", style="dim"))
     return table
 
 
-_HEADINGS = ("waiting", "running", "ended", "a second", "failed", "took")
+#: The columns of a terminal, from that width on.
+_HEADINGS = ((0, "waiting"), (0, "running"), (80, "ended"), (60, "a second"), (0, "failed"), (80, "took"))
 
 
 def _numbers(seen: Snapshot, share: Share) -> Iterator[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from celery_journal.consumers.cli.app import journal as group
 from celery_journal.consumers.cli.main import main
 from celery_journal.journal import Connection
+from celery_journal.journal.events import TaskFailed
 
 from .lostscene import Log, ago
 from .scene import ROOT, url_of
@@ -90,8 +93,30 @@ def test_what_is_wrong_is_one_sentence(name: str, conf: dict[str, Any], code: in
 
 
 def test_help_needs_no_journal() -> None:
-    """Of the group and of each command."""
-    for arguments in (["--help"], ["stale", "--help"], ["lost", "--help"]):
+    """Of the group and of each command, in its long and its short form."""
+    for arguments in (["--help"], ["-h"], ["stale", "--help"], ["lost", "-h"]):
         result = celery(*arguments)
         assert (result.returncode, result.stderr) == (0, ""), arguments
         assert "Usage: " in result.stdout
+
+
+def test_celerys_no_color_is_heeded(connection: Connection, dsn: str) -> None:
+    """As NO_COLOR is: on a terminal, where there would be colours else."""
+    Log(connection).tell(TaskFailed, "t")
+
+    def drawn(*options: str) -> str:
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "SCENE_CONF": json.dumps({"broker_url": "memory://", "result_backend": url_of(dsn)})}
+        command = [sys.executable, "-m", "celery", *options, "-A", "tests.consumers.tasks", "journal", "list"]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            read = b""
+            with suppress(OSError):  # the end of a terminal
+                while chunk := os.read(ours, 65536):
+                    read += chunk
+            os.close(ours)
+        assert process.returncode == 0, read
+        return read.decode()
+
+    assert "\x1b[1;31mFAILURE" in drawn()
+    assert "\x1b[1mFAILURE" in drawn("--no-color")

@@ -6,7 +6,11 @@ Commands are found by walking the group, so that a new one is tried as well; wha
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -186,7 +190,46 @@ def test_a_page_is_what_the_terminal_shows_and_more_is_said(commands: Commands, 
     ended = commands.run("list", "state:FAILURE", dsn=many_tasks, terminal=True)
 
     assert ended.text.count(" FAILURE ") == 50
-    assert "there are more than these 50" in ended.text
+    assert "there are more than 50;" in ended.text
+
+
+def test_who_counts_lines_in_a_pipe_is_told_that_there_are_more(commands: Commands, many_tasks: str) -> None:
+    """Beside the lines, whatever their form: fifty are not all, and `wc -l` does not know."""
+    for form in ([], ["--json"], ["--jsonl"]):
+        ended = commands.run("list", "state:FAILURE", *form, dsn=many_tasks)
+
+        assert ended.err == "there are more than 50; narrow the query, or say --limit 0\n"
+        assert "more than" not in ended.out
+    assert commands.run("list", "id:task-0001*", "state:FAILURE", dsn=many_tasks).err == ""
+
+
+# Narrow terminals
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize(
+    "path",
+    [["list", "task-0001"], ["stats"], ["top", "--once"], ["history", "task-000100"], ["spool"], ["stale"]],
+    ids=lambda path: path[0],
+)
+def test_a_narrow_terminal_is_not_overrun(path: list[str], columns: int, commands: Commands, many_tasks: str) -> None:
+    """No line is longer than the terminal, and what the line is about is there."""
+    ended = commands.run(*path, dsn=many_tasks, terminal=True, COLUMNS=str(columns))
+
+    is_told(ended, 0, 1)
+    lines = [line for line in ended.text.splitlines() if not line.startswith(("there are more", "attempt", "no task", "there is no"))]
+    assert not [line for line in lines if len(line) > columns]
+
+
+def test_a_narrow_terminal_shows_names_and_whole_numbers(commands: Commands, many_tasks: str) -> None:
+    """A number whose end is on the next line would be taken for another; what has no room is left out."""
+    narrow = {
+        path: commands.run(path, "--once" if path == "top" else "name:shop.task1", dsn=many_tasks, terminal=True, COLUMNS="40").text
+        for path in ("top", "stats")
+    }
+
+    assert re.search(r"^shop\.task0 +1 +0 +0 *$", narrow["top"], re.MULTILINE), narrow["top"]
+    assert re.search(r"^shop\.task1 +\d,\d{3} +0 *$", narrow["stats"], re.MULTILINE), narrow["stats"]
 
 
 # Wrong words
@@ -219,6 +262,34 @@ def test_a_bad_word_is_one_sentence(word: str, sentence: str, terminal: bool, co
         assert len(ended.said.strip().splitlines()) <= 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(["list", "--dsn", "x"], "--dsn stands before the command: celery-journal --dsn ... COMMAND", id="after the command"),
+        pytest.param(
+            ["list", "--since", "1h"], "there is no option --since; write a word, without hyphens: since:2h", id="a word as an option"
+        ),
+        pytest.param(["tail", "--state", "x"], "write a word, without hyphens: state:FAILURE,RETRY", id="another"),
+    ],
+)
+def test_an_option_that_is_none_is_told_as_what_it_is_meant_to_be(arguments: list[str], sentence: str, commands: Commands) -> None:
+    """Wrong usage, and what would be right."""
+    ended = commands.run(*arguments, dsn=NOWHERE)
+
+    is_told(ended, 2)
+    assert sentence in ended.err
+
+
+def test_words_that_found_nothing_and_may_be_wrong_are_doubted(commands: Commands, many_tasks: str) -> None:
+    """FAILED is what people write at three in the morning, and that there is none would be taken for good news."""
+    for path in (["list"], ["stats"], ["annotate", "--note", "x", "--yes", "--filter"]):
+        ended = commands.run(*path, "state:FAILED", dsn=many_tasks)
+
+        assert ended.err == "FAILED is none of Celery's states; perhaps you mean FAILURE\n"
+    assert "is in the future: it is " in commands.run("stats", "--since", "2999-01-01", dsn=many_tasks).err
+    assert commands.run("list", "state:FAILED,FAILURE", "--limit", "0", dsn=many_tasks).err == ""
+
+
 def test_a_field_that_does_not_exist_is_told_with_those_that_do(commands: Commands, empty_journal: str) -> None:
     """M22: also in --order."""
     ended = commands.run("list", "--order", "colour; drop table", dsn=empty_journal)
@@ -228,10 +299,51 @@ def test_a_field_that_does_not_exist_is_told_with_those_that_do(commands: Comman
     assert "date_done" in ended.err
 
 
+# Outputs that fail
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "<&-", "| head -1"])
+@pytest.mark.parametrize("path", ["list --json", "list --limit 0", "show task-000100", "tail -n 3000", "doctor", "migrate"])
+def test_an_output_that_takes_no_more_is_no_traceback(path: str, redirection: str, many_tasks: str) -> None:
+    """A full disk, a closed output, and a pipe whose reader has seen enough."""
+    command = f"set -o pipefail; {shlex.quote(sys.executable)} -m celery_journal.consumers.cli {path} {redirection}"
+
+    ended = subprocess.run(
+        ["bash", "-c", command],
+        env={**os.environ, "CELERY_JOURNAL_DSN": many_tasks},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode in {0, 1}
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+    if redirection == ">/dev/full":
+        assert ended.stderr.endswith("Error: standard output cannot be written: No space left on device\n")
+
+
+def test_a_schema_that_is_not_ours_is_one_sentence(commands: Commands, embedded_server: str) -> None:
+    """Somebody has dropped what we need; nothing of a list is printed then."""
+    for dsn in new_database(embedded_server):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+            connection.execute("drop view celery_journal.task_result cascade")
+        ended = commands.run("list", "--json", dsn=as_url(dsn))
+
+        is_told(ended, 6)
+        assert ended.out == ""
+        assert "run: celery-journal migrate" in ended.err
+
+
 # Help
 
 
-@pytest.mark.parametrize("path", named(EVERY))
+GROUPS = [(name,) for name, command in main.commands.items() if isinstance(command, click.Group)]
+
+
+@pytest.mark.parametrize("path", named([*EVERY, *GROUPS]))
 def test_help_has_an_example(path: tuple[str, ...], commands: Commands) -> None:
     """`--help` of each shows how it is typed, and fits a terminal of 160 columns."""
     ended = commands.run(*path, "--help")
