@@ -3,9 +3,9 @@
 from .again import send_again
 from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayError, ReplayRefused, Uncertain
 from .lineage import Lineage, lineage
+from .order import Order, Wishes
 from .record import Record, begin
 from .replay import Replay, Summary
-from .steps import Order, Wishes
 
 __all__ = [
     "BrokerAway",

@@ -11,9 +11,9 @@ from celery_journal.consumers.backend import JournalBackend
 from celery_journal.consumers.capture.control import account
 
 from .errors import BrokerAway, CannotReplay, NothingToReplay, ReplayRefused, Uncertain
+from .order import Order, Wishes
 from .record import Record, begin
 from .replay import Replay
-from .steps import Order, Wishes
 
 
 def send_again(

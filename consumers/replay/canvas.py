@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 from celery.utils.time import maybe_iso8601
 from kombu.serialization import loads, prepare_accept_content
 
-from celery_journal.consumers.backend.members import members_of
+from celery_journal.consumers.backend.members import ends_of, members_of
 from celery_journal.journal.events import TaskSent
 
 from .errors import CannotReplay
@@ -89,9 +89,20 @@ def chord_of(sent: TaskSent, embedded: Mapping[str, Any]) -> str | None:
 
 
 def chain_of(embedded: Mapping[str, Any]) -> list[str]:
-    """Return the ids of the tasks that come after the task in its chain, the next first."""
-    ids = (options_of(signature).get("task_id") for signature in reversed(embedded.get("chain") or ()))
-    return [str(task_id) for task_id in ids if task_id]
+    """Return the ids of the tasks that come after the task in its chain, the next first; of a chord or a group there, those that end it."""
+    ends = (end for signature in reversed(embedded.get("chain") or ()) for end in ends_of(signature))
+    return [str(task_id) for end in ends if (task_id := options_of(end).get("task_id"))]
+
+
+def next_of(embedded: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return the id of what comes next in the chain, which is not at its end, and the group of that if it is a chord or a group."""
+    signature = embedded["chain"][-1]
+    header = (signature.get("kwargs") or {}).get("header") if signature.get("subtask_type") == "chord" else signature
+    if isinstance(header, Mapping):
+        groups = _ids(header, "task_id") if header.get("subtask_type") == "group" else set()
+    else:  # a header's group is named by its tasks only
+        groups = {group for member in _all(header, ()) for group in _ids(member, "group_id")}
+    return str(options_of(signature).get("task_id")), next(iter(groups), None)
 
 
 def tasks_in(value: Any) -> set[str]:

@@ -2,6 +2,7 @@
 
 ReplayError
  +-- CannotReplay        this task cannot be sent again
+      +-- NotRecorded    nobody has recorded how it was sent
  +-- NothingToReplay     this task need not be sent again
  +-- ReplayRefused       the replay as a whole is not possible as asked for
  +-- BrokerAway          no broker answers
@@ -23,6 +24,10 @@ class ReplayError(Exception):
 
 class CannotReplay(ReplayError):
     """The task cannot be sent again; the text says why."""
+
+
+class NotRecorded(CannotReplay):
+    """It is not recorded how the task was sent; perhaps it never was, and goes along with what comes before it."""
 
 
 class NothingToReplay(ReplayError):

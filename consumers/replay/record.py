@@ -13,7 +13,7 @@ from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, Replay
 
 from .edits import Edit
 from .errors import ReplayRefused
-from .steps import Order, Wishes
+from .order import Order, Wishes
 
 #: Tasks whose ids stand in one fact.
 PLAN = 1000

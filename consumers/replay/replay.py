@@ -23,7 +23,7 @@ from celery_journal.journal.events import ChordStarted, OperatorActed
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplaySending
 
 from .broker import sender_for
-from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayError, ReplayRefused, Uncertain
+from .errors import BrokerAway, CannotReplay, NothingToReplay, NotRecorded, NotSent, ReplayError, ReplayRefused, Uncertain
 from .past import DOUBTED
 from .record import Record
 from .sender import Sender
@@ -190,7 +190,8 @@ class Replay:
 
     def _found(self, steps: Steps, summary: Summary, check: Callable[[Step], None]) -> Iterator[list[Step]]:
         """Yield the messages that are left to send, task by task, and count the others."""
-        planned = self.record.planned
+        planned = list(self.record.planned)
+        count = len(planned)
         rate = self.record.order.wishes.rate
         steps.check = check
         look = LOOK if rate is None else max(1, min(LOOK, round(per_second(rate))))
@@ -207,11 +208,14 @@ class Replay:
                 summary.skipped.append((task_id, str(exc)))
                 continue
             except CannotReplay as exc:
-                summary.refused.append((task_id, str(exc)))
+                if isinstance(exc, NotRecorded) and place < count:  # it may go along with another one
+                    planned.append(task_id)
+                else:
+                    summary.refused.append((task_id, str(exc)))
                 continue
             finally:
                 summary.left = len(planned) - place - 1
-                self.on_progress(place + 1)
+                self.on_progress(count - summary.left)
             summary.along += not found
             summary.sent |= {step.old_id: steps.new_id(step.old_id) for step in found if step.outgoing is None}
             yield [step for step in found if step.outgoing is not None and step.old_id not in self.record.doubted]

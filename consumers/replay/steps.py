@@ -12,39 +12,13 @@ from celery import states
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import Event, TaskReplayed
 
-from .canvas import chain_of, chord_of, embedded_of, ids_in, new_id, tasks_in
+from .canvas import chain_of, chord_of, embedded_of, ids_in, new_id, next_of, tasks_in
 from .chord import Chord
 from .edits import Edit
-from .errors import CannotReplay, NothingToReplay, ReplayError
+from .errors import CannotReplay, NothingToReplay, NotRecorded, ReplayError
 from .message import Outgoing, compose
+from .order import Order
 from .past import Past, Pasts
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """How a replay is to be done."""
-
-    #: `kwargs.amount=3`, as they were typed.
-    set: tuple[str, ...] = ()
-    same_id: bool = False
-    also_succeeded: bool = False
-    also_unfinished: bool = False
-    #: Also what another replay may have sent.
-    also_doubtful: bool = False
-    #: Celery's rate limit, such as `50/s`.
-    rate: str | None = None
-    #: Words that the tasks were found by.
-    filter: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A replay that somebody asked for."""
-
-    replay_id: str
-    wishes: Wishes = Wishes()
-    author: str | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +32,8 @@ class Step:
     facts: tuple[Event, ...] = ()
     #: The group of the chord that is begun anew with it.
     chord: str | None = None
+    #: What comes after it, and nobody has sent yet.
+    along: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +41,7 @@ class Anew:
     """A chord that is begun anew."""
 
     chord: Chord
-    #: Its members that need not be sent again, and the others, or where the chains stopped whose ends they are.
+    #: Its members that need not be sent again, and the others, or the failed steps of the chains whose ends they are.
     returned: set[str]
     leading: list[Past]
     #: Whether that is recorded already: the replay was interrupted.
@@ -87,6 +63,8 @@ class Steps:
         self._wishes = order.wishes
         self._planned = frozenset(planned)
         self._edits = [Edit.of(text) for text in order.wishes.set]
+        #: Tasks that nobody has sent yet, and that go along with those of which the messages were found.
+        self._along: set[str] = set()
         #: Chords, and tasks, of which the messages were looked for already, and what was wrong with them.
         self._seen: dict[str, ReplayError | None] = {}
         #: Raises CannotReplay for a message that has nowhere to go.
@@ -100,15 +78,21 @@ class Steps:
         past = self.pasts[task_id]
         if past.erased:
             raise CannotReplay("its payload was erased")
+        if past.sent is None and task_id in self._along:
+            return []
         chord = self._chord_of(past)
         if past.sent is None and chord is None:
             if (leading := self._leading_to(past)) is not None:
                 past, chord = leading, self._chord_of(leading)
             elif (chord := Chord.with_body(self._connection, self._journal, task_id)) is None:
-                raise CannotReplay("it is not recorded how it was sent" if past.known else "the journal knows no such task")
+                if past.replayed_in(self._order.replay_id):
+                    return []
+                raise NotRecorded("it is not recorded how it was sent" if past.known else "the journal knows no such task")
         if chord is not None:
             return self._of_chord(chord, task_id)
         failed = self._failed_of_chain(past)
+        if isinstance(failed, Chord):
+            return self._of_chord(failed, failed.counter.group_id)
         if (last := self._last_planned(failed)) is not failed:
             return self.of(last.task_id)
         return self._once(failed.task_id, lambda: [self._step(failed)])
@@ -143,6 +127,7 @@ class Steps:
             found_steps = steps()
             for step in found_steps:
                 self.check(step)
+            self._along.update(*(step.along for step in found_steps))
             return found_steps
         except ReplayError as exc:
             self._seen[found] = exc
@@ -209,10 +194,10 @@ class Steps:
         accept, anew = self._app.conf.accept_content, self._anew(chord)
         bodies = [one.chord.body(accept) for one in anew]
         ids = {*(one.chord.counter.group_id for one in anew), *ids_in(bodies)}
-        ids |= {old for one in anew for past in one.leading for old in self._ids(past)}
-        renewal = {old: self.new_id(old) for old in ids}
-        leading = [self._failed_of_chain(past) for one in anew for past in one.leading]
+        leading = [past for one in anew for past in one.leading]
+        renewal = {old: self.new_id(old) for old in ids.union(*map(self._ids, leading))}
         steps = [replace(self._step(past, renewal), chord=group_id) for past in leading]
+        steps[0] = replace(steps[0], along=steps[0].along | tasks_in(bodies))
         if not anew[0].is_begun:
             facts = [fact for one in anew for fact in one.chord.begun_anew(renewal, one.returned, self._emitter, accept)]
             facts += [self.told(old, renewal[old]) for old in sorted(tasks_in(bodies))]
@@ -234,10 +219,11 @@ class Steps:
         for member in members:
             past = self.pasts[member]
             inner = None if past.sent or past.erased else Chord.with_body(self._connection, self._journal, member)
-            if inner is None:
-                leading.append(self._sent_for(member))
+            failed = inner or self._failed_of_chain(self._sent_for(member))
+            if isinstance(failed, Chord):
+                inside += self._anew(failed)
             else:
-                inside += self._anew(inner)
+                leading.append(failed)
         return [Anew(chord, returned, leading, renewed is not None), *inside]
 
     def _sent_for(self, member: str) -> Past:
@@ -256,14 +242,22 @@ class Steps:
         stopped = [one for one in leading if not one.done] or leading
         return max(stopped, key=lambda one: one.sent.occurred_at.timestamp() if one.sent else 0, default=None)
 
-    def _failed_of_chain(self, past: Past) -> Past:
-        """Return the task itself, or if it has succeeded the first after it in its chain that has not."""
+    def _failed_of_chain(self, past: Past) -> Past | Chord:
+        """Return the task itself, or if it has succeeded the first after it in its chain that has not, which may be a chord."""
         while not past.replayed_in(self._order.replay_id) and (done := self._done_of(past)) is not None:
-            following = chain_of(self._embedded(done))
-            if not following or all(self._done_of(self.pasts[one]) is not None for one in following):
+            embedded = self._embedded(done)
+            if all(self._done_of(self.pasts[one]) is not None for one in chain_of(embedded)):
                 break
-            later = self.pasts[following[0]]
-            if later.sent is None and self._done_of(later) is None:
+            following, group_id = next_of(embedded)
+            later = self.pasts[following]
+            if group_id is not None:
+                if (chord := Chord.of(self._connection, self._journal, group_id)) is None:
+                    raise CannotReplay(f"the group {group_id} comes after it in its chain; replay that, or its tasks")
+                body = self.pasts[chord.counter.body_task_id] if chord.counter.body_task_id else None
+                if chord.counter.state != "unlocked" or body is None or body.sent is None:
+                    return chord
+                later = body
+            elif later.sent is None and self._done_of(later) is None:
                 raise CannotReplay(f"{later.task_id}, which comes after it in its chain, was never sent")
             past = later
         return past
@@ -294,7 +288,7 @@ class Steps:
             edits=self._edits,
             now=datetime.now(UTC),
         )
-        return Step(past.task_id, outgoing)
+        return Step(past.task_id, outgoing, along=frozenset(tasks_in(embedded.get("chain"))))
 
     def later(self, task_id: str) -> dict[str, str]:
         """Return what goes along with the task, because it comes after it in its chain: its new ids by its old ones."""
@@ -382,4 +376,4 @@ class Steps:
 
     def _is_done(self, past: Past) -> bool:
         """Return whether it has succeeded, and all that comes after it in its chain."""
-        return past.done and all(self.pasts[one].done for one in chain_of(self._embedded(past)))
+        return past.done and all(self._done_of(self.pasts[one]) is not None for one in chain_of(self._embedded(past)))

@@ -86,6 +86,8 @@ def test_a_failed_chain_goes_on_from_its_failed_step(worker: Worker, connection:
     until(lambda: [lineage(connection, copy).replay_of for copy in copies] == ids[1:])
     assert lineage(connection, ids[0]).replayed_as == ()
     assert row(worker.dsn, last.id).status == "FAILURE"
+    again = replayed(connection, worker, f"chain-{named} again", *ids)
+    assert (again.sent, len(again.skipped)) == ({}, 4)
 
 
 def test_all_steps_of_a_failed_chain_are_one(worker: Worker, connection: Connection, path: Path) -> None:
@@ -229,6 +231,42 @@ def test_a_chord_inside_a_chain_goes_on_to_the_end_of_the_chain(worker: Worker, 
     assert (list(summary.sent), summary.refused) == (mine, [])
     copy = the_copy_of(connection, result.id)
     assert value(worker, copy) == [12, 3]
+
+
+def test_a_chain_whose_chord_failed_goes_on_from_that(worker: Worker, connection: Connection, path: Path) -> None:
+    """Named by a step before it, which has succeeded; what stands behind it, and was never sent, goes along."""
+    canvas = chain(
+        worker.signature("add", 1, 1),
+        group(worker.signature("add", 10), reading(worker, path)),
+        worker.signature("collect"),
+        group(worker.signature("collect"), worker.signature("collect")),
+        worker.signature("collect"),
+    )
+    result = canvas.apply_async()
+    ended(worker, result)
+    step = result
+    while step.parent is not None:
+        step = step.parent
+    first = step.id
+    until(lambda: row(worker.dsn, result.id).status == "FAILURE")
+    failed = [
+        task_id
+        for (task_id,) in ask(worker.dsn, b"select task_id from celery_journal.task_result where root_id = %s", first)
+        if row(worker.dsn, task_id).status == "FAILURE"
+    ]
+    path.write_text("3")
+
+    preview = begun(connection, worker.app, [result.id, first], "behind, preview").preview()
+    summary = replayed(connection, worker, "behind", result.id, first)
+
+    for found in (preview, summary):
+        assert (list(found.sent), found.refused, found.along) == (failed, [], 1)
+    assert value(worker, the_copy_of(connection, result.id)) == [[12, 3], [12, 3]]
+    assert resumed(connection, worker.app, "behind").run().counts == summary.counts
+    again = replayed(connection, worker, "behind again", first)
+    assert (again.sent, [why for _, why in again.skipped]) == ({}, ["it has succeeded"])
+    once_more = replayed(connection, worker, "once more", first, also_succeeded=True)
+    assert list(once_more.sent) == [first]
 
 
 def test_a_chord_cannot_be_sent_again_under_its_own_id(worker: Worker, connection: Connection, path: Path) -> None:
