@@ -32,7 +32,7 @@ def graph(ctx: click.Context, subject: str, form: str, output: Output) -> None:
     """Draw the whole canvas that a task, a group or a chord is a part of: the steps of its chain, also those not sent yet, the members
     of its groups, the bodies of its chords, its callbacks and the tasks that it has sent.
 
-    Exit code 1 if the journal never heard of it.
+    Exit code 1 if the views have nothing of that id.
 
     \b
     celery-journal graph 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e
@@ -47,7 +47,8 @@ def graph(ctx: click.Context, subject: str, form: str, output: Output) -> None:
     if output.is_data:
         output.object(canvas.as_dict())
     elif not canvas.nodes:
-        click.echo(f"nothing was ever heard of {shown(subject)}", err=form != "text")
+        said = f"{shown(subject)} is no part of a canvas: the views have neither a task, nor a group or a chord of that id"
+        click.echo(said, err=form != "text")
     elif form in drawings:
         click.echo(drawings[form](canvas))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -122,11 +122,11 @@ class _Found:
         for sent in self.sent.values():
             if sent.stream in canvas.nodes:
                 continue_with(canvas, sent, children[sent.stream])
-        before = {target: source for (source, target), way in canvas.edges.items() if way == "then"}
-        inside = {(group_id, step) for group_id, those in members.items() for member in those for step in _steps_to(member, before)}
+        before = {target: source for (source, target), way in canvas.edges.items() if way in {"then", "body"}}
+        inside = {(group_id, step) for group_id in members for step in _within(group_id, members, before)}
         for group_id, those in members.items():
             for member in those:
-                *_, first = _steps_to(member, before)
+                *_, first = _steps_to(member, before, group_id)
                 _join_even_unsent(canvas, group_id, first, "member")
         led_to = {target for _, target in canvas.edges}
         for task_id, target in targets.items():
@@ -146,10 +146,22 @@ def _join_even_unsent(canvas: Canvas, source: str, target: str, way: Way) -> Non
     canvas.join(source, target, way)
 
 
-def _steps_to(task_id: str, before: dict[str, str]) -> list[str]:
-    """Return the task, and the steps before it in its chain, the first one last."""
+def _within(group_id: str, members: Mapping[str, Iterable[str]], before: Mapping[str, str]) -> set[str]:
+    """Return all that is inside a group: the steps of its members, and what is inside the chords among them."""
+    found: set[str] = set()
+    groups = [group_id]
+    while groups:
+        group = groups.pop()
+        new = {step for member in members.get(group, ()) for step in _steps_to(member, before, group)} - found
+        found |= new
+        groups += new
+    return found
+
+
+def _steps_to(task_id: str, before: Mapping[str, str], group_id: str) -> list[str]:
+    """Return the task, and the steps before it in its chain, a chord among them, the first one last; none that is before the group."""
     steps = [task_id]
-    while (earlier := before.get(steps[-1])) is not None and earlier not in steps:
+    while (earlier := before.get(steps[-1])) is not None and earlier not in {*steps, group_id}:
         steps.append(earlier)
     return steps
 

@@ -30,8 +30,8 @@ def as_tree(canvas: Canvas, style_of: Callable[[str | None], str]) -> list[Tree]
 
 
 def _label(canvas: Canvas, node: Node, way: str, was_there: bool, style_of: Callable[[str | None], str]) -> Text:
-    label = Text.assemble((way, "dim"), (shown(node.title), "bold" if node.kind == "task" else ""), " ")
-    label.append(shown(node.status), style="dim" if node.state == UNSENT else style_of(node.state))
+    label = Text.assemble((way, "dim"), (shown(node.title), "bold" if node.kind == "task" else ""))
+    label.append(f" {shown(node.status)}" if node.status else "", style="dim" if node.state == UNSENT else style_of(node.state))
     label.append(f"  {shown(node.id)}{'  (see above)' if was_there else ''}", style="dim")
     if node.id == canvas.subject:
         label.append("  <--", style="bold")

@@ -55,6 +55,7 @@ def scene(embedded_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
             "chain with a group": chain(add(1, 2), group(add(1), add(2)), collect).apply_async(),
             "chord": chord([add(1, 1), chain(add(2, 2), add(3)), add(3, 3)], collect).apply_async(),
             "group": group(add(1, 1), add(2, 2)).apply_async(),
+            "group with a chord": group(add(1, 1), chord([add(2, 2), chain(add(3, 3), add(4))], collect)).apply_async(),
             "linked": add(5, 5).apply_async(link=add(1)),
             "failed": worker.signature("fail", "x").apply_async(link=add(1), link_error=collect),
             "failed chord": chord([add(1, 1), fail], collect).apply_async(),
@@ -82,7 +83,7 @@ def test_a_chain_is_drawn_from_its_last_step_that_never_ran(scene: Scene) -> Non
 
 def test_a_canvas_is_the_same_from_each_of_its_members(scene: Scene) -> None:
     """From the first step, from a member of a group, from the group and from the body of a chord."""
-    for name in ("broken", "chain with a group", "chord", "failed chord"):
+    for name in ("broken", "chain with a group", "chord", "failed chord", "group with a chord"):
         canvas = scene.canvas(name)
 
         for node in canvas.nodes:
@@ -112,6 +113,14 @@ def test_a_chord_tells_its_size_and_a_chain_in_its_header_stands_at_its_first_st
     )
     (counted,) = [node for node in canvas.nodes.values() if node.kind == "chord"]
     assert (counted.size, counted.done, counted.state) == (3, 3, "unlocked")
+
+
+def test_a_chord_in_a_group_stands_inside_it(scene: Scene) -> None:
+    """Its body is the member: the last of its header, which has sent it, has not sent the group."""
+    found = sorted(drawn(scene.canvas("group with a chord")))
+
+    inside = [(2, "member", "add"), (2, "member", "add"), (3, "then", "add"), (2, "body", "collect")]
+    assert found == sorted([(0, None, "group"), (1, "member", "add"), (1, "member", "chord"), *inside])
 
 
 def test_a_group_that_nobody_saved_is_known_by_its_members(scene: Scene) -> None:
@@ -217,4 +226,7 @@ def test_json_has_nodes_and_edges(scene: Scene, embedded_database: str) -> None:
     told = json.loads(result.stdout)
     assert [edge["way"] for edge in told["edges"]] == ["callback"]
     assert len(told["nodes"]) == 2
-    assert (unknown.returncode, unknown.stdout) == (1, "nothing was ever heard of nobody\n")
+    assert (unknown.returncode, unknown.stdout) == (
+        1,
+        "nobody is no part of a canvas: the views have neither a task, nor a group or a chord of that id\n",
+    )
