@@ -9,13 +9,13 @@ from typing import Any
 
 from kombu.serialization import dumps, loads, prepare_accept_content, registry
 
-from celery_journal.consumers.backend.members import members_of
+from celery_journal.consumers.backend.members import ends_of, members_of
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event
 from celery_journal.projections import ChordCounter, ChordPart
 from celery_journal.projections.group_result import task_ids_in
 
-from .canvas import renewed
+from .canvas import options_of, renewed
 from .errors import CannotReplay
 
 
@@ -67,6 +67,10 @@ class Chord:
         if self.started is None or self.started.callback is None:
             return None
         return next((str(member.group) for member in members_of(self.body(accept)) if member.group), None)
+
+    def ends(self, accept: Any) -> list[str]:
+        """Return the ids of the tasks that end the body: of a group those in it."""
+        return [str(options_of(end)["task_id"]) for end in ends_of(self.body(accept)) if options_of(end).get("task_id")]
 
     def body(self, accept: Any) -> Any:
         """Return the signature of the body; raise CannotReplay if it is not there."""

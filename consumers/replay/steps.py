@@ -87,6 +87,8 @@ class Steps:
             elif (chord := Chord.with_body(self._connection, self._journal, task_id)) is None:
                 if past.replayed_in(self._order.replay_id):
                     return []
+                if (copy := next((one for one in self._lineage(past) if one.sent), None)) is not None:
+                    return self.of(copy.task_id)
                 raise NotRecorded("it is not recorded how it was sent" if past.known else "the journal knows no such task")
         if chord is not None:
             return self._of_chord(chord, task_id)
@@ -169,6 +171,8 @@ class Steps:
                 inner = body and Chord.with_body(self._connection, self._journal, body.task_id)
                 if inner and inner.counter.group_id != group_id:  # its body is a chord
                     return self._of_chord(inner, asked)
+                if all(self._done_of(self.pasts[one]) for one in chord.ends(self._app.conf.accept_content)):
+                    raise NothingToReplay(f"its chord {group_id} has begun its body, which has succeeded")
                 raise CannotReplay(f"the body of its chord {group_id} was sent, and it is not recorded how")
             if asked not in {group_id, body.task_id}:
                 raise NothingToReplay(f"it has succeeded, and its chord has begun its body {body.task_id}")
@@ -197,7 +201,7 @@ class Steps:
         leading = [past for one in anew for past in one.leading]
         renewal = {old: self.new_id(old) for old in ids.union(*map(self._ids, leading))}
         steps = [replace(self._step(past, renewal), chord=group_id) for past in leading]
-        steps[0] = replace(steps[0], along=steps[0].along | tasks_in(bodies))
+        steps[0] = replace(steps[0], along=steps[0].along | ids_in(bodies))
         if not anew[0].is_begun:
             facts = [fact for one in anew for fact in one.chord.begun_anew(renewal, one.returned, self._emitter, accept)]
             facts += [self.told(old, renewal[old]) for old in sorted(tasks_in(bodies))]
@@ -288,7 +292,7 @@ class Steps:
             edits=self._edits,
             now=datetime.now(UTC),
         )
-        return Step(past.task_id, outgoing, along=frozenset(tasks_in(embedded.get("chain"))))
+        return Step(past.task_id, outgoing, along=frozenset(ids_in(embedded.get("chain"))))
 
     def later(self, task_id: str) -> dict[str, str]:
         """Return what goes along with the task, because it comes after it in its chain: its new ids by its old ones."""

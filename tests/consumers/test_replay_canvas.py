@@ -233,6 +233,26 @@ def test_a_chord_inside_a_chain_goes_on_to_the_end_of_the_chain(worker: Worker, 
     assert value(worker, copy) == [12, 3]
 
 
+def test_a_body_that_is_a_group_has_succeeded_when_its_tasks_have(worker: Worker, connection: Connection, path: Path) -> None:
+    """Whichever of it is named, before and after; the tasks of the group were never sent when it was."""
+    body = group(worker.signature("collect"), worker.signature("collect"))
+    result = chord([worker.signature("add", 1, 1), reading(worker, path)], app=worker.app)(body)
+    ended(worker, *result.parent.results)
+    failed, group_id, tasks = result.parent.results[1].id, result.parent.id, [one.id for one in result.results]
+    until(lambda: ChordCounter.get(connection, group_id).state == "failed")
+    path.write_text("7")
+
+    summary = replayed(connection, worker, "group as body", group_id, result.id, *tasks)
+    copies = [the_copy_of(connection, task_id) for task_id in tasks]
+    assert [value(worker, copy) for copy in copies] == [[2, 7]] * 2
+    worker.app.backend.buffer.flush()
+    until(lambda: all("task-sent" in kinds(worker.dsn, copy) for copy in copies))
+    again = replayed(connection, worker, "group as body again", group_id, failed, *tasks)
+
+    assert (list(summary.sent), summary.refused, summary.skipped, summary.along) == ([failed], [], [], 3)
+    assert (again.sent, again.refused, len(again.skipped)) == ({}, [], 4)
+
+
 def test_a_chain_whose_chord_failed_goes_on_from_that(worker: Worker, connection: Connection, path: Path) -> None:
     """Named by a step before it, which has succeeded; what stands behind it, and was never sent, goes along."""
     canvas = chain(
@@ -263,8 +283,8 @@ def test_a_chain_whose_chord_failed_goes_on_from_that(worker: Worker, connection
         assert (list(found.sent), found.refused, found.along) == (failed, [], 1)
     assert value(worker, the_copy_of(connection, result.id)) == [[12, 3], [12, 3]]
     assert resumed(connection, worker.app, "behind").run().counts == summary.counts
-    again = replayed(connection, worker, "behind again", first)
-    assert (again.sent, [why for _, why in again.skipped]) == ({}, ["it has succeeded"])
+    again = replayed(connection, worker, "behind again", first, result.id)
+    assert (again.sent, [why for _, why in again.skipped]) == ({}, ["it has succeeded"] * 2)
     once_more = replayed(connection, worker, "once more", first, also_succeeded=True)
     assert list(once_more.sent) == [first]
 
