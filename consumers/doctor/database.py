@@ -95,7 +95,8 @@ def _horizon(subject: Subject) -> Iterator[Finding]:
     who = f"{oldest['who'] or 'somebody'} (process {oldest['pid']}, {oldest['state']})" if oldest["pid"] else f"prepared {oldest['who']}"
     found = f"a transaction of {who} in {oldest['database']} is open for {duration(oldest['age'])}: tail, export and subscriptions wait"
     end = f"select pg_terminate_backend({oldest['pid']})" if oldest["pid"] else f"rollback prepared '{oldest['who']}'"
-    yield Finding("horizon", "bad" if oldest["age"] > TOO_LONG else "warn", found, f"end it: {end}")
+    advice = f"wait for it, or end it: {end}" if oldest["state"] == "active" else f"end it: {end}"
+    yield Finding("horizon", "bad" if oldest["age"] > TOO_LONG else "warn", found, advice)
 
 
 @check("subscriptions")

@@ -11,6 +11,9 @@ from celery_journal.consumers.words import counted, duration
 
 from .examination import Finding, Subject, app_check
 
+#: Seconds after which a broker gives a message to a second worker, unless told otherwise, as kombu has it.
+VISIBILITY_TIMEOUTS = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
+
 
 @app_check("track_started")
 def _track_started(_subject: Subject, app: Celery) -> Iterator[Finding]:
@@ -31,8 +34,8 @@ def _ignored(subject: Subject, app: Celery) -> Iterator[Finding]:
         found = "task_ignore_result is on: no task's return value is stored, and get() of one that succeeds waits for ever"
         yield Finding("ignored results", "warn", found, "set ignore_result=True on those tasks only whose values nobody needs")
     else:
-        what = f"{counted(len(ignoring), 'task')} ignore their results, by their own setting" if ignoring else "no task ignores its result"
-        yield Finding("ignored results", "ok", what)
+        what = counted(len(ignoring), "task ignores its result", "tasks ignore their results") + ", by their own setting"
+        yield Finding("ignored results", "ok", what if ignoring else "no task ignores its result")
 
 
 @app_check("result_expires")
@@ -61,12 +64,17 @@ def _expires(subject: Subject, app: Celery) -> Iterator[Finding]:
 @app_check("visibility timeout")
 def _visibility(subject: Subject, app: Celery) -> Iterator[Finding]:
     name = "visibility timeout"
-    with app.connection_for_read() as broker:
-        virtual = broker.transport_cls in {"redis", "rediss", "sentinel", "sqs"}
-    if not virtual:
+    try:
+        broker = app.connection_for_read()
+    except (KeyError, ValueError, ImportError) as exc:
+        yield Finding(name, "bad", f"broker_url cannot be used: {str(exc).strip().partition(chr(10))[0]}", "correct broker_url")
+        return
+    with broker:
+        default = VISIBILITY_TIMEOUTS.get(broker.transport_cls)
+    if default is None:
         yield Finding(name, "ok", "this broker gives no message to a second worker while the first still has it")
         return
-    timeout = timedelta(seconds=(app.conf.broker_transport_options or {}).get("visibility_timeout", 3600))
+    timeout = timedelta(seconds=(app.conf.broker_transport_options or {}).get("visibility_timeout", default))
     longest = subject.row("longest wait")["longest"]
     if longest is not None and longest > timeout:
         found = f"the broker gives a message to a second worker after {duration(timeout)}, and a task had one for {duration(longest)}"

@@ -14,13 +14,16 @@ from celery_journal.projections import Worker
 
 from .examination import Finding, Subject, check
 
+#: How late the last heartbeat of a worker may have been recorded: the clock of that worker need not be behind.
+LATE = timedelta(seconds=10)
+
 
 @check("clocks")
 def _clocks(subject: Subject) -> Iterator[Finding]:
     wrong = {
         worker.worker: worker.clock_offset
         for worker in Worker.all(subject.connection, subject.schema)
-        if worker.alive and worker.clock_offset is not None and abs(worker.clock_offset) > TOLERANCE
+        if worker.alive and worker.clock_offset is not None and not -LATE <= worker.clock_offset <= TOLERANCE
     }
     ahead = subject.row("future events", tolerance=TOLERANCE)
     advice = "run an NTP client on every machine; order and ages are right, but dates are by the clock of whoever tells them"

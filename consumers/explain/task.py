@@ -41,6 +41,8 @@ def tell_task(known: Known) -> Iterator[str]:
             yield f"It has succeeded{_how_long(known)} at {moment(task['date_done'])}."
         case states.FAILURE:
             yield f"It has failed{_with_error(known.last(TaskFailed))}{_how_long(known)} at {moment(task['date_done'])}."
+            if _failed_with_another(known):
+                yield f"It was never sent, as far as is known, and failed with what comes before it; see: celery-journal graph {known.id}"
         case states.REVOKED:
             yield _revoked(known)
         case states.IGNORED:
@@ -220,6 +222,14 @@ def _retrying(known: Known, retried: TaskRetried, newest: int, *, has_run: bool)
     if eta > known.now:
         return f"{told}; the next attempt is due in {duration(eta - known.now)}."
     return f"{told}; the next attempt was due {duration(known.now - eta)} ago."
+
+
+def _failed_with_another(known: Known) -> bool:
+    """Return whether it is a later step of a chain, which Celery gives the error of the one that failed."""
+    task, failed = known.task or {}, known.last(TaskFailed)
+    if failed is None or failed[0].source != "backend" or failed[0].root_id in {None, known.id}:
+        return False
+    return task["worker"] is None and task["lost_reason"] is None and known.last(TaskSent) is None
 
 
 def _revoked(known: Known) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.conftest import require
 
 from . import servers
 from .conftest import NewApp
+from .scene import until
 from .test_cli import as_url, command
 
 Examine = Callable[..., list[Finding]]
@@ -107,6 +109,15 @@ def test_whoever_holds_up_the_readers_of_the_log_is_named(
         assert finding.advice == f"end it: select pg_terminate_backend({other.info.backend_pid})"
         other.rollback()
 
+    with psycopg.connect(dsn) as other:  # such as a rebuild
+        working = threading.Thread(target=other.execute, args=["create temporary table held (one integer); select pg_sleep(1)"])
+        working.start()
+        until(lambda: wrong("horizon"))
+        (finding,) = wrong("horizon")
+        assert finding.advice.startswith("wait for it, or end it: ")
+        working.join()
+        other.rollback()
+
     assert wrong("horizon") == []
 
 
@@ -170,6 +181,17 @@ def test_a_clock_that_is_wrong_is_named(tell: Callable[..., None], wrong: Examin
 
     assert "1 event of the last 1 happened after being recorded, up to 5 min" in sender.found
     assert worker.found == "the clock of w1 is 5 min ahead"
+
+
+def test_a_fact_that_was_recorded_late_is_no_wrong_clock(tell: Callable[..., None], wrong: Examine) -> None:
+    """A heartbeat may have waited for a database that was slow, or away; by itself that says nothing about a clock."""
+    tell(WorkerHeartbeat, "w1", occurred_at=datetime.now(UTC) - timedelta(seconds=8), source="signal", meta=b'{"freq": 10}')
+    late = wrong("clocks")
+    tell(WorkerHeartbeat, "w1", occurred_at=datetime.now(UTC) - timedelta(minutes=5), source="signal", meta=b'{"freq": 10}')
+    (behind,) = wrong("clocks")
+
+    assert late == []
+    assert behind.found == "the clock of w1 is 5 min behind"
 
 
 def test_a_worker_that_went_without_a_word_is_named(connection: Connection, tell: Callable[..., None], wrong: Examine) -> None:
@@ -301,3 +323,5 @@ def test_a_visibility_timeout_that_is_too_short_is_told(tell: Callable[..., None
     assert "after 1 min, and a task had one for 10 min" in finding.found
     assert wrong("visibility timeout", make_app(broker_url="redis://127.0.0.1:6379/0")) == []
     assert wrong("visibility timeout", make_app()) == []
+    (broken,) = wrong("visibility timeout", make_app(broker_url="nope://"))
+    assert (broken.status, broken.found) == ("bad", "broker_url cannot be used: 'No such transport: nope'")

@@ -239,6 +239,19 @@ def test_a_task_that_has_ended(log: Log, kind: type[TaskFailed], fields: dict[st
     assert told(log) == words
 
 
+def test_a_step_that_failed_with_what_comes_before_it_was_never_sent(log: Log) -> None:
+    """Celery stores the error of one step for all that come after it: whoever looks for a worker's log is to know that there is none."""
+    log.tell(TaskFailed, "t", name="app.send", root_id="first", source="backend", traceback="ValueError: no")
+    log.tell(TaskFailed, "imported", root_id="first", source="redis", traceback="ValueError: no")
+    log.sent("sent", root_id="first")
+    log.tell(TaskFailed, "sent", root_id="first", source="backend", traceback="ValueError: no")
+
+    never = "It was never sent, as far as is known, and failed with what comes before it; see: celery-journal graph"
+    assert f"{never} t" in str(explain(log.connection, "t"))
+    assert never not in str(explain(log.connection, "imported"))
+    assert never not in str(explain(log.connection, "sent"))
+
+
 def test_a_revoked_task_tells_who_asked_and_who_did_it(log: Log) -> None:
     """F02: somebody asked, a worker did; until then it only was asked for."""
     log.sent()
