@@ -81,10 +81,11 @@ def replay(
     \b
     What has succeeded is left out, also where it has since, or in an earlier replay. A failed
     chain goes on from its failed step. A chord is begun anew with the failed tasks of its header;
-    name it by one of them, by its group or by its body. No task is sent twice in one replay,
-    however often that is interrupted (Ctrl-C waits for the batch) and resumed. Where a broker
-    went away and nobody can know whether it has a task, that is listed, and not sent again:
-    RabbitMQ has transactions and can tell nearly always; Redis where the message still waits.
+    name it by one of them, by its group or by its body. Of a task and its replays that failed too
+    the last is sent. No task is sent twice in one replay, however often that is interrupted
+    (Ctrl-C waits for the batch) and resumed. Where a broker went away and nobody can know whether
+    it has a task, that is listed, and not sent again, by another replay neither: RabbitMQ has
+    transactions and can tell nearly always; Redis where the message still waits.
 
     \b
     celery -A shop journal replay --filter 'state:FAILURE name:billing.* since:2h' --reason "bank was down"

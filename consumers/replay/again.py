@@ -48,7 +48,8 @@ def send_again(
     for _, why in summary.skipped:
         raise NothingToReplay(f"{task_id} need not be sent again: {why}")
     if summary.doubtful:
-        raise Uncertain(f"{task_id} may have been sent again, and may not: {summary.stopped or 'the broker went away'}")
+        why, to_know = summary.stopped or "the broker went away", f"celery-journal replay --resume {order.replay_id}"
+        raise Uncertain(f"{task_id} may have been sent again, and may not: {why}; to find out: {to_know}")
     if summary.stopped:
         raise BrokerAway(summary.stopped)
     return summary.sent.get(task_id) or next(iter(summary.sent.values()))
