@@ -29,6 +29,7 @@ def send_again(
 ) -> str:
     """Send the recorded task again as it was published, or what stands for it in its chain or chord; return its new id.
 
+    Of a step that comes after the one where its chain failed, and of the body of a chord, that is the id under which it will run.
     `set` puts values into the arguments: {"kwargs.amount": 3, "args.0": 5}. Raises CannotReplay, NothingToReplay if it has succeeded,
     BrokerAway, and Uncertain if nobody can know whether it was sent; what another replay may have sent takes `resend_doubtful`.
     """
@@ -52,4 +53,4 @@ def send_again(
         raise Uncertain(f"{task_id} may have been sent again, and may not: {why}; to find out: {to_know}")
     if summary.stopped:
         raise BrokerAway(summary.stopped)
-    return summary.sent.get(task_id) or next(iter(summary.sent.values()))
+    return summary.sent.get(task_id) or summary.later.get(task_id) or next(iter(summary.sent.values()))

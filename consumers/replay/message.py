@@ -193,7 +193,7 @@ def _delayed(app: Any, sent: TaskSent, routing_key: str, now: datetime) -> tuple
     if left >= 1:
         return _DELAYING, calculate_routing_key(int(left), routing_key)
     for queue in app.amqp.queues.values():
-        if queue.routing_key == routing_key:
+        if queue.routing_key == routing_key and queue.exchange.type != "direct":  # for which Celery has nothing delayed
             return queue.exchange.name, routing_key
     raise CannotReplay(f"RabbitMQ has delayed it, and this app has no queue for the routing key {routing_key}, to which it went then")
 

@@ -46,6 +46,8 @@ class Summary:
     planned: int
     #: The new ids of what was sent, by the old ones; what was sent before it was interrupted included.
     sent: dict[str, str] = field(default_factory=dict)
+    #: The same of what comes after it: the later steps of its chain, the body of its chord.
+    later: dict[str, str] = field(default_factory=dict)
     #: Tasks that another one stands for: a failed step stands for the rest of its chain.
     along: int = 0
     #: Tasks that need not be sent, and those that cannot be, each with the reason.
@@ -217,6 +219,7 @@ class Replay:
                 summary.left = len(planned) - place - 1
                 self.on_progress(count - summary.left)
             summary.along += not found
+            summary.later |= {old: steps.new_id(old) for step in found for old in step.along}
             summary.sent |= {step.old_id: steps.new_id(step.old_id) for step in found if step.outgoing is None}
             yield [step for step in found if step.outgoing is not None and step.old_id not in self.record.doubted]
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from celery import chain, chord, group
 
+from celery_journal.consumers import install
 from celery_journal.consumers.replay import Replay, Summary, lineage
 from celery_journal.journal import Connection
 from celery_journal.projections import ChordCounter, verify
@@ -251,6 +252,29 @@ def test_a_body_that_is_a_group_has_succeeded_when_its_tasks_have(worker: Worker
 
     assert (list(summary.sent), summary.refused, summary.skipped, summary.along) == ([failed], [], [], 3)
     assert (again.sent, again.refused, len(again.skipped)) == ({}, [], 4)
+
+
+@pytest.mark.parametrize("same_id", [False, True])
+def test_from_python_it_is_the_result_of_what_was_named(worker: Worker, path: Path, same_id: bool) -> None:
+    """The end of a chain, though it is its failed step that is sent."""
+    result = chain(worker.signature("read", str(path)), worker.signature("add", 1), worker.signature("add", 2))()
+    ended(worker, result)
+    path.write_text("5")
+
+    again = install(worker.app).AsyncResult(result.id).replay(same_id=same_id)
+    until(lambda: row(worker.dsn, again.id).status == "SUCCESS", PATIENCE)
+
+    assert (again.get(timeout=PATIENCE), again.id == result.id) == (8, same_id)
+
+
+def test_from_python_the_body_of_a_chord_is_the_new_body(worker: Worker, connection: Connection, path: Path) -> None:
+    """Though it is a task of its header that is sent."""
+    body = chord([worker.signature("add", 1, 1), reading(worker, path)], app=worker.app)(worker.signature("collect"))
+    ended(worker, body)
+    until(lambda: ChordCounter.get(connection, body.parent.id).state == "failed")
+    path.write_text("5")
+
+    assert install(worker.app).AsyncResult(body.id).replay().get(timeout=PATIENCE) == [2, 5]
 
 
 def test_a_chain_whose_chord_failed_goes_on_from_that(worker: Worker, connection: Connection, path: Path) -> None:
