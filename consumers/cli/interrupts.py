@@ -11,21 +11,22 @@ class Interruption:
     """Whether the end was asked for. It ends what waits, and not a line that is being printed; asked for again, it ends that too."""
 
     def __init__(self) -> None:
-        self._is_asked_for = False
+        #: By a signal, so far.
+        self.is_asked_for = False
         self._may_end = False
 
     def note(self, *_: object) -> None:
         """Be told by a signal."""
-        if self._may_end or self._is_asked_for:
+        if self._may_end or self.is_asked_for:
             raise KeyboardInterrupt
-        self._is_asked_for = True
+        self.is_asked_for = True
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """A block that may be left in the middle; KeyboardInterrupt is raised there."""
         self._may_end = True
         try:
-            if self._is_asked_for:
+            if self.is_asked_for:
                 raise KeyboardInterrupt
             yield
         finally:

@@ -55,7 +55,7 @@ class LastingConnection:
             time.sleep(PAUSE)
             try:
                 return self._opened()
-            except (DatabaseUnreachable, psycopg.OperationalError):  # the latter where it goes away once more
+            except (DatabaseUnreachable, psycopg.OperationalError, psycopg.InterfaceError):  # the latter two where it goes away once more
                 continue
             except LoginRefused as exc:
                 if not exc.may_pass:

@@ -76,12 +76,16 @@ def _facts(
             found = tail_of(lasting.connection).last(lines)
         if not found.is_all:
             _say(f"only the last {LOOKED_THROUGH:,} facts were looked through; for older tasks: celery-journal list")
-        yield from found.facts
-        while follow:
+        while True:
+            for recorded in found.facts:
+                if interruption.is_asked_for:
+                    return
+                yield recorded
+            if not follow:
+                return
             with interruption.waiting():
                 time.sleep(PAUSE if found.is_all else 0)
                 found = lasting.ask(more)
-            yield from found.facts
     except KeyboardInterrupt:
         return
 
