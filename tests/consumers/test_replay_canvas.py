@@ -391,16 +391,20 @@ def test_a_body_that_is_a_chord_is_begun_anew(worker: Worker, connection: Connec
     assert value(worker, the_copy_of(connection, result.id)) == [9, [2, 4]]
 
 
+@pytest.mark.parametrize("nested", [False, True])
 def test_a_chord_that_was_interrupted_is_begun_once(
-    monkeypatch: pytest.MonkeyPatch, worker: Worker, connection: Connection, path: Path
+    monkeypatch: pytest.MonkeyPatch, worker: Worker, connection: Connection, path: Path, nested: bool
 ) -> None:
-    """Between its failed tasks: resumed, the chord has each of its parts once."""
+    """Between its failed tasks: resumed, the chord has each of its parts once, and so have those inside of it."""
     header = [worker.signature("read", str(path)), worker.signature("add", 1, 1), worker.signature("read", str(path))]
+    if nested:
+        header[2] = chord([reading(worker, path), reading(worker, path)], worker.signature("collect"))
     body = chord(header, app=worker.app)(worker.signature("collect"))
     ended(worker, body)
     until(lambda: ChordCounter.get(connection, body.parent.id).state == "failed")
     path.write_text("6")
-    replay = begun(connection, worker.app, [body.parent.id], "interrupted", rate="2/s")  # one at a time
+    name = f"interrupted {nested}"
+    replay = begun(connection, worker.app, [body.parent.id], name, rate="2/s")  # one at a time
 
     tell, told = Replay._tell_sent, list[object]()
 
@@ -414,10 +418,10 @@ def test_a_chord_that_was_interrupted_is_begun_once(
         with pytest.raises(KeyboardInterrupt):
             replay.run()
     assert len(told) == 1
-    summary = resumed(connection, worker.app, "interrupted").run()
+    summary = resumed(connection, worker.app, name).run()
 
-    assert len(summary.sent) == 2
-    assert value(worker, the_copy_of(connection, body.id)) == [6, 2, 6]
+    assert len(summary.sent) == (3 if nested else 2)
+    assert value(worker, the_copy_of(connection, body.id)) == [6, 2, [6, 6] if nested else 6]
 
 
 def test_the_views_are_what_the_log_says(worker: Worker, connection: Connection) -> None:
