@@ -23,12 +23,12 @@ from celery_journal.journal.events import (
     Event,
     GroupSaved,
     OperatorActed,
-    PeriodicTaskSent,
     TaskEvent,
     TaskProgress,
     TaskReplayed,
     TaskSent,
 )
+from celery_journal.journal.periodic import PeriodicTaskSent
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
 
 #: Those of which many in a row say no more than one.

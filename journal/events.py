@@ -13,6 +13,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 
 from .event import Event as Event  # noqa: PLC0414  also for those who import it here
 from .event import Text
+from .periodic import (
+    PeriodicTaskChanged,
+    PeriodicTaskCreated,
+    PeriodicTaskDeleted,
+    PeriodicTaskDisabled,
+    PeriodicTaskEnabled,
+    PeriodicTaskReset,
+    PeriodicTaskSent,
+)
 from .replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
 
 
@@ -275,45 +284,6 @@ class WorkerForgotten(Event):
     """It has been silent for so long that nobody wants to see it any more: what stands before it in the log leaves the views."""
 
     kind: Literal["worker-forgotten"] = "worker-forgotten"
-
-
-class PeriodicTaskChange(Event):
-    """A change of a periodic task's definition: what it is afterwards, and who did it."""
-
-    definition: dict[Any, Any] | None = None
-    author: Text | None = None
-    reason: Text | None = None
-
-
-class PeriodicTaskCreated(PeriodicTaskChange):
-    kind: Literal["periodic-task-created"] = "periodic-task-created"
-
-
-class PeriodicTaskChanged(PeriodicTaskChange):
-    kind: Literal["periodic-task-changed"] = "periodic-task-changed"
-
-
-class PeriodicTaskEnabled(PeriodicTaskChange):
-    kind: Literal["periodic-task-enabled"] = "periodic-task-enabled"
-
-
-class PeriodicTaskDisabled(PeriodicTaskChange):
-    kind: Literal["periodic-task-disabled"] = "periodic-task-disabled"
-
-
-class PeriodicTaskDeleted(PeriodicTaskChange):
-    kind: Literal["periodic-task-deleted"] = "periodic-task-deleted"
-
-
-class PeriodicTaskReset(PeriodicTaskChange):
-    kind: Literal["periodic-task-reset"] = "periodic-task-reset"
-
-
-class PeriodicTaskSent(Event):
-    """A run that fell due was sent, as task `task_id`."""
-
-    kind: Literal["periodic-task-sent"] = "periodic-task-sent"
-    task_id: Text | None = None
 
 
 class OperatorActed(Event):
