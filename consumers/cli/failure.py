@@ -19,7 +19,7 @@ from celery_journal.projections import FieldError
 #: Also in the help of the command and in the README.
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 found something, 2 wrong usage, 3 no database answers, 4 login refused, 5 no such database,
-6 schema missing, older or newer, 7 no broker answers.
+6 schema missing, older or newer, 7 no broker answers, 130 interrupted.
 """
 
 #: What a file says that takes no more.
@@ -44,6 +44,8 @@ def one_sentence() -> Iterator[None]:
         raise click.UsageError(str(exc)) from exc
     except JournalError as exc:
         raise Failure(str(exc), exc.exit_code) from exc
+    except (KeyboardInterrupt, click.Abort) as exc:  # click would end with 1, which means that something was found
+        raise Failure("interrupted", 130) from exc
     except RecursionError as exc:
         raise click.UsageError("that is nested too deeply") from exc
     except click.NoSuchOption as exc:

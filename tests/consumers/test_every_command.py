@@ -496,3 +496,18 @@ def test_ctrl_c_ends_what_goes_on_by_itself(path: list[str], commands: Commands,
 
     is_told(ended, 0)
     assert "Abort" not in ended.said
+
+
+@pytest.mark.parametrize(
+    ("path", "at"),
+    [
+        pytest.param(["list", "--limit", "0", "--jsonl"], "task_id", id="at work"),
+        pytest.param(["annotate", "task-000100", "--note", "x"], "[y/N]", id="asked"),
+    ],
+)
+def test_what_was_interrupted_has_an_exit_code_of_its_own(path: list[str], at: str, commands: Commands, many_tasks: str) -> None:
+    """Not 1, which means that something was found."""
+    ended = commands.run(*path, dsn=many_tasks, terminal=True, interrupt_at=at)
+
+    is_told(ended, 130)
+    assert ended.text.endswith("Error: interrupted\n")
