@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from itertools import islice
@@ -10,7 +11,8 @@ from typing import Literal
 
 from kombu.serialization import registry
 
-from celery_journal.journal import Connection, Journal
+from celery_journal.journal import Connection, EventConflict, EventRefused, Journal
+from celery_journal.journal.codec import encode
 from celery_journal.journal.events import Event
 from celery_journal.projections import GroupResult, TaskResult
 
@@ -90,16 +92,31 @@ def _take(connection: Connection, journal: Journal, source: Source, batch: list[
             taken.known += 1
         elif not told:
             taken.untaken.append(Untaken(task.task_id, f"it is {task.status}, and nothing says since when; import again when it has ended"))
+        elif (why := _refused(journal, told)) is not None:
+            taken.untaken.append(Untaken(task.task_id, why))
         else:
             taken.tasks += 1
             facts += told
     for group in groups:
         if group.group_id in saved:
             taken.known += 1
+        elif (why := _refused(journal, group.facts(source))) is not None:
+            taken.untaken.append(Untaken(group.group_id, why))
         else:
             taken.groups += 1
             facts += group.facts(source)
     taken.untaken += [one for one in batch if isinstance(one, Untaken)]
     if not dry_run:
         journal.make_room(connection, [fact.event_id for fact in facts])
-        journal.append(connection, *facts)
+        with suppress(EventConflict):  # of what has not ended, and was read in another way before: that stands
+            journal.append(connection, *facts)
+
+
+def _refused(journal: Journal, facts: Sequence[Event]) -> str | None:
+    """Return why the log does not take these facts; None if it does."""
+    try:
+        for fact in facts:
+            encode(fact, journal.max_payload_bytes, journal.max_id_length)
+    except EventRefused as exc:
+        return str(exc)
+    return None

@@ -115,6 +115,41 @@ def test_the_pickles_of_an_older_celery_need_to_be_accepted(connection: Connecti
     assert TaskResult.get(connection, "fine").date_done == datetime(2026, 1, 1, 10, tzinfo=UTC)
 
 
+def test_what_the_log_does_not_take_is_named_and_the_rest_taken_over(connection: Connection, tmp_path: Path) -> None:
+    """An id that is too long, a result that is too large; the same in a dry run."""
+    url = f"db+sqlite:///{tmp_path / 'results.db'}"
+    old, long = old_app(url), "z" * 200  # what that table can hold
+    for task_id, result in ((long, 1), ("large", "x" * 5000), ("fine", 1)):
+        old.backend.mark_as_done(task_id, result)
+    journal = Journal(max_payload_bytes=4000, max_id_length=100)
+
+    for dry_run in (True, False):
+        (*_, found) = take(connection, journal, "sqlalchemy", url, dry_run=dry_run)
+
+        assert (found.tasks, sorted(one.id for one in found.untaken)) == (1, ["large", long])
+        assert "task_id_max_length is 100" in next(one.why for one in found.untaken if one.id == long)
+    assert TaskResult.get(connection, "fine").status == "SUCCESS"
+
+
+def test_what_was_taken_over_before_stands(connection: Connection, tmp_path: Path, dsn: str) -> None:
+    """What has not ended is read again each time; that it is read in another way now must not keep the rest out."""
+    url = f"sqlite:///{tmp_path / 'results.db'}"
+    with sqlite3.connect(tmp_path / "results.db") as old:
+        old.execute("create table celery_taskmeta (id integer primary key, task_id, status, result, date_done datetime, traceback, worker)")
+        insert = "insert into celery_taskmeta (task_id, status, date_done, worker) values (?, ?, '2026-01-01 10:00:00.000000', ?)"
+        old.execute(insert, ("halfway", "STARTED", "w1"))
+        old.commit()
+        taken(connection, "sqlalchemy", url)
+        old.execute("update celery_taskmeta set worker = 'w2'")
+        old.execute(insert, ("later", "SUCCESS", "w1"))
+    old.close()
+
+    assert taken(connection, "sqlalchemy", url).tasks == 2
+
+    assert [place.event.model_dump()["worker"] for place in recorded(dsn, "halfway")] == ["w1"]
+    assert TaskResult.get(connection, "later").status == "SUCCESS"
+
+
 def test_arguments_that_only_a_pickle_holds_are_known_as_one(connection: Connection, app: Celery, tmp_path: Path) -> None:
     """Both of them, or whoever reads them would take the one for JSON."""
     url = f"db+sqlite:///{tmp_path / 'results.db'}"
