@@ -118,7 +118,7 @@ def test_list_shows_the_newest_first_or_in_the_order_that_is_asked_for(log: Log,
     log.sent("waits", name="d")
 
     def names(*arguments: str) -> list[str]:
-        return [json.loads(line)["task_name"] for line in told(commands.run("list", "--jsonl", *arguments, dsn=dsn)).splitlines()]
+        return [json.loads(line)["task_name"] for line in commands.run("list", "--jsonl", *arguments, dsn=dsn).out.splitlines()]
 
     dsn = as_url(embedded_database)
     assert names() == ["d", "b", "a", "c"]
