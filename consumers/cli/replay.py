@@ -76,7 +76,7 @@ def replay(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Send recorded tasks again, as they were published, under new ids. Exit code 1 if not all could be.
+    """Send recorded tasks again, as they were published, under new ids. Exit code 1 if not all could be, 130 if interrupted.
 
     \b
     What has succeeded is left out, also where it has since, or in an earlier replay. A failed
@@ -91,7 +91,7 @@ def replay(
     celery -A shop journal replay --filter 'state:FAILURE name:billing.* since:2h' --reason "bank was down"
     celery -A shop journal replay 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e --set kwargs.amount=3
     """
-    from celery_journal.consumers.replay import BrokerAway, Order, Record, Replay, ReplayRefused, Wishes, begin
+    from celery_journal.consumers.replay import INTERRUPTED, BrokerAway, Order, Record, Replay, ReplayRefused, Wishes, begin
 
     target = ctx.obj
     if resume and (task_ids or words is not None or edits or same_id or also_succeeded or also_unfinished or reason or replay_id):
@@ -131,6 +131,8 @@ def replay(
     finally:
         app.backend.database.close()
     _report(summary, output)
+    if summary.stopped == INTERRUPTED:
+        ctx.exit(130)
     if summary.stopped or summary.refused or summary.doubtful:
         ctx.exit(1)
 

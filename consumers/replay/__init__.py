@@ -5,9 +5,10 @@ from .errors import BrokerAway, CannotReplay, NothingToReplay, NotSent, ReplayEr
 from .lineage import Lineage, lineage
 from .order import Order, Wishes
 from .record import Record, begin
-from .replay import Replay, Summary
+from .replay import INTERRUPTED, Replay, Summary
 
 __all__ = [
+    "INTERRUPTED",
     "BrokerAway",
     "CannotReplay",
     "Lineage",

@@ -35,6 +35,7 @@ LOOK = 200
 #: Seconds between two looks whether to stop.
 BLINK = 0.2
 
+#: Why it stopped, where somebody asked for that.
 INTERRUPTED = "it was interrupted"
 
 

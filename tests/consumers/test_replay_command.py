@@ -154,7 +154,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(dsn: str, log: Log, que
     process.send_signal(signal.SIGINT)
     said, error = process.communicate(timeout=30)
 
-    assert (process.returncode, error) == (1, "")
+    assert (process.returncode, error) == (130, "")
     first, sent, stopped = said.splitlines()
     count = int(sent.split()[1])
     assert (first, 0 < count < 30) == ("replay slow of 30 tasks", True)
