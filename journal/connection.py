@@ -28,11 +28,13 @@ APPLICATION_NAME = "celery-journal"
 
 
 def redact(dsn: str) -> str:
-    """Return where the DSN leads, without its password."""
+    """Return where the DSN leads, without its password, of which libpq takes what follows an @ for the host."""
     try:
         parts = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         return "(an unreadable DSN)"
+    if "@" in str(parts.get("host") or ""):
+        return "(a DSN whose password has an @, which must be written as %40)"
     hosts, ports = (str(parts.get(name) or "").split(",") for name in ("host" if parts.get("host") else "hostaddr", "port"))
     if len(ports) == 1:
         ports *= len(hosts)  # one port is that of every host

@@ -160,7 +160,7 @@ class Message:
             meta=_stamps(facts),
             message={
                 "sent_by": self.sent_by,
-                "exchange": self.exchange,
+                "exchange": getattr(self.exchange, "name", self.exchange),  # Celery gives the object where it delays a message
                 "routing_key": self.routing_key,
                 "headers": headers,
                 "properties": {name: value for name, value in self.properties.items() if value is not None and value != ""},

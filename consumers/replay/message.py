@@ -37,9 +37,6 @@ _HEADERS = (
 
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
-#: How an exchange is recorded that was given as an object.
-_EXCHANGE = re.compile(r"<(?:unbound )?Exchange (.*)\(\w+\)(?: bound to chan:\d+)?>")
-
 #: The exchange by which RabbitMQ delays what is sent with an eta to a quorum queue, and the delay before the routing key, in bits.
 _DELAYING = "celery_delayed_27"
 _DELAY = re.compile(r"(?:[01]\.){28}")
@@ -177,9 +174,7 @@ def _headers(sent: TaskSent, new_id: str, renewal: Ids, now: datetime) -> dict[s
 def _route(app: Any, sent: TaskSent, now: datetime) -> tuple[str, str]:
     message = sent.message or {}
     exchange, routing_key = message.get("exchange") or "", message.get("routing_key") or ""
-    if isinstance(exchange, str) and (given := _EXCHANGE.fullmatch(exchange)) is not None:
-        exchange = given[1]
-    if not isinstance(exchange, str) or not isinstance(routing_key, str) or exchange.startswith("<"):
+    if not isinstance(exchange, str) or not isinstance(routing_key, str):
         raise CannotReplay("its exchange or routing key is recorded as an object, and not by name")
     if not exchange and not routing_key:
         raise CannotReplay("where it was sent is not recorded")

@@ -190,6 +190,7 @@ def test_a_dsn_that_cannot_be_read_is_not_shown(dsn: str) -> None:
         pytest.param("hostaddr=127.0.0.1 port=5433 user=app password=secret dbname=results", "app@127.0.0.1:5433/results", id="address"),
         pytest.param("dbname=results", "the local socket/results", id="no host"),
         pytest.param("postgresql://app:se%cret@host/results", "(an unreadable DSN)", id="unreadable"),
+        pytest.param("postgresql://a:se@cret@host/x", "(a DSN whose password has an @, which must be written as %40)", id="an @ in it"),
     ],
 )
 def test_a_dsn_is_shown_without_its_password(dsn: str, shown: str) -> None:
