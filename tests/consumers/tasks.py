@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+
+faulthandler.register(signal.SIGUSR2)  # where a process that does not end is stuck
 
 app = Celery("scene")
 app.conf.update(json.loads(os.environ["SCENE_CONF"]))

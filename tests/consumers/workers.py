@@ -6,9 +6,11 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -101,6 +103,7 @@ def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, toke
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
         left = [other for other in psutil.process_iter(["cmdline"]) if f"{name}@%h" in (other.info["cmdline"] or [])]
+        stuck = _stuck(left, worker)
         for other in left:
             other.kill()
         process.wait()
@@ -108,7 +111,17 @@ def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, toke
         if isinstance(app.backend, JournalBackend):
             app.backend.database.close()
         app.close()
-        assert not left, f"left running: {left}"
+        assert not left, f"left running: {left}\n{stuck}"
+
+
+def _stuck(processes: list[psutil.Process], worker: Worker) -> str:
+    """Return where the processes are stuck, as they say it themselves."""
+    said = len(worker.said())
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGUSR2)
+            time.sleep(0.5)  # one after the other
+    return worker.said()[said:]
 
 
 def _remove_queues(app: Celery, broker: str, token: str) -> None:
