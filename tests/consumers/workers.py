@@ -101,7 +101,7 @@ def working(broker: str, url: str, dsn: str, folder: Path, *arguments: str, toke
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(90)  # where a child was killed, Celery's own end of its pool may take half a minute
         left = [other for other in psutil.process_iter(["cmdline"]) if f"{name}@%h" in (other.info["cmdline"] or [])]
         stuck = _stuck(left, worker)
         for other in left:
