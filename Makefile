@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PYTEST_ARGS ?=
 
 # Test modules at a time: most of their time they wait. JOBS=0 is all in one process, for a debugger.
-JOBS ?= 4
+JOBS ?= 5
 
 # The version of Celery; the newest that the package allows unless given. Each has an environment of its own.
 CELERY ?=
