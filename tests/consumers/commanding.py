@@ -137,9 +137,13 @@ def _be(main: Any, arguments: list[str], environment: dict[str, str]) -> None:
 def _read(ends: list[int], interrupt_at: bytes = b"") -> list[bytes]:
     printed = dict.fromkeys(ends, b"")
     open_ends = set(ends)
+    is_interrupted = False
     deadline = time.monotonic() + 2 * LONGEST
     while open_ends and time.monotonic() < deadline:
-        for end in select.select(list(open_ends), [], [], 1)[0]:
+        ready = select.select(list(open_ends), [], [], 1)[0]
+        if is_interrupted and not ready:  # it came just before Python began to wait for input, which then waits on: people press again
+            os.write(ends[0], b"\x03")
+        for end in ready:
             try:
                 chunk = os.read(end, 65536)
             except OSError:  # the other end of the terminal is closed
@@ -147,7 +151,7 @@ def _read(ends: list[int], interrupt_at: bytes = b"") -> list[bytes]:
             printed[end] += chunk
             if interrupt_at and interrupt_at in printed[end]:
                 os.write(end, b"\x03")
-                interrupt_at = b""
+                interrupt_at, is_interrupted = b"", True
             if not chunk:
                 open_ends.discard(end)
     for end in ends:
