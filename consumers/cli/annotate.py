@@ -12,12 +12,8 @@ from celery_journal.consumers.words import counted, shown
 from celery_journal.journal import Emitter, Journal, check_version
 from celery_journal.journal.events import OperatorActed
 
-from .choosing import choosing_options, chosen
+from .choosing import BATCH, choosing_options, chosen, with_members
 from .output import Output, confirm, confirming_options, output_options
-from .replay import with_members
-
-#: Facts of one statement.
-BATCH = 1000
 
 
 @click.command("annotate")

@@ -10,12 +10,15 @@ import click
 
 from celery_journal.consumers import search
 from celery_journal.journal import Connection
-from celery_journal.projections import TaskResult
+from celery_journal.projections import ChordCounter, TaskResult
 from celery_journal.projections.query import Q
 
 from .capture import NO_BROKER
 from .failure import Failure
 from .searching import condition_of, say_doubts
+
+#: Ids that are looked up at once.
+BATCH = 1000
 
 #: Seconds to wait for the broker.
 TIMEOUT = 5.0
@@ -45,6 +48,24 @@ def chosen(connection: Connection, schema: str, task_ids: Sequence[str], words: 
         if not found:
             say_doubts(given)
     return list(dict.fromkeys([*task_ids, *found]))
+
+
+def with_members(connection: Connection, schema: str, task_ids: Sequence[str], *, chords: bool = True) -> list[str]:
+    """Return the ids, with its members in the place of a group; of one that is a chord only with `chords`."""
+    tasks = TaskResult.objects.using(connection, schema)
+    found: list[str] = []
+    for start in range(0, len(task_ids), BATCH):
+        part = task_ids[start : start + BATCH]
+        known = {row["task_id"] for row in tasks.filter(task_id__in=part).values("task_id")}
+        others = [one for one in part if one not in known]
+        if not chords:
+            known |= ChordCounter.get_many(connection, others, schema).keys()
+        members: dict[str, list[str]] = {}
+        for row in tasks.filter(group_id__in=[one for one in others if one not in known]).values("task_id", "group_id") if others else ():
+            members.setdefault(row["group_id"], []).append(row["task_id"])
+        for one in part:
+            found += members.get(one) or [one]
+    return list(dict.fromkeys(found))
 
 
 def broker_option(command: Any) -> Any:

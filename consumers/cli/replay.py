@@ -17,10 +17,9 @@ from rich.progress import Progress
 from celery_journal.consumers.capture.control import account
 from celery_journal.consumers.words import counted, listed, shown
 from celery_journal.journal import Emitter, Journal, check_version
-from celery_journal.projections import TaskResult
 
 from .capture import NO_BROKER
-from .choosing import app_of, broker_option, choosing_options, chosen
+from .choosing import app_of, broker_option, choosing_options, chosen, with_members
 from .failure import Failure
 from .output import Output, confirm, confirming_options, output_options
 
@@ -135,23 +134,6 @@ def replay(
         ctx.exit(130)
     if summary.stopped or summary.refused or summary.doubtful:
         ctx.exit(1)
-
-
-def with_members(connection: Any, schema: str, task_ids: list[str], *, chords: bool = True) -> list[str]:
-    """Return the ids, with its members in the place of a group; of one that is a chord only with `chords`."""
-    from celery_journal.projections import ChordCounter
-
-    tasks = TaskResult.objects.using(connection, schema)
-    planned: list[str] = []
-    for start in range(0, len(task_ids), 1000):
-        part = task_ids[start : start + 1000]
-        known = {row["task_id"] for row in tasks.filter(task_id__in=part).values("task_id")}
-        if not chords:
-            known |= ChordCounter.get_many(connection, [one for one in part if one not in known], schema).keys()
-        for one in part:
-            members = [] if one in known else [row["task_id"] for row in tasks.filter(group_id=one).values("task_id")]
-            planned += members or [one]
-    return list(dict.fromkeys(planned))
 
 
 def _say(text: str, output: Output) -> None:

@@ -14,9 +14,8 @@ from celery_journal.journal.events import OperatorActed
 from celery_journal.projections import TaskResult
 from celery_journal.projections.query import Q
 
-from .choosing import app_of, broker_of, broker_option, choosing_options, chosen
+from .choosing import app_of, broker_of, broker_option, choosing_options, chosen, with_members
 from .output import Output, confirm, confirming_options, output_options
-from .replay import with_members
 
 #: Tasks that workers are told of at once.
 BATCH = 500

@@ -62,6 +62,16 @@ class Commands:
         return Ended(*json.loads(self.process.stdout.readline()))
 
 
+def drawn_by(command: list[str], environment: dict[str, str]) -> bytes:
+    """Return what a program that starts anew prints on a terminal; it must end well."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TERM": "xterm", **environment}, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        (printed,) = _read([ours])
+    assert process.returncode == 0, printed
+    return printed
+
+
 @contextmanager
 def commanding() -> Iterator[Commands]:
     """The process, until the end of the block."""

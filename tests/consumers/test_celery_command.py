@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from celery_journal.consumers.cli.main import main
 from celery_journal.journal import Connection
 from celery_journal.journal.events import TaskFailed
 
+from .commanding import drawn_by
 from .lostscene import Log, ago
 from .scene import ROOT, url_of
 
@@ -105,18 +104,9 @@ def test_celerys_no_color_is_heeded(connection: Connection, dsn: str) -> None:
     Log(connection).tell(TaskFailed, "t")
 
     def drawn(*options: str) -> str:
-        ours, theirs = pty.openpty()
-        environment = {**os.environ, "TERM": "xterm", "SCENE_CONF": json.dumps({"broker_url": "memory://", "result_backend": url_of(dsn)})}
+        environment = {"SCENE_CONF": json.dumps({"broker_url": "memory://", "result_backend": url_of(dsn)})}
         command = [sys.executable, "-m", "celery", *options, "-A", "tests.consumers.tasks", "journal", "list"]
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
-            os.close(theirs)
-            read = b""
-            with suppress(OSError):  # the end of a terminal
-                while chunk := os.read(ours, 65536):
-                    read += chunk
-            os.close(ours)
-        assert process.returncode == 0, read
-        return read.decode()
+        return drawn_by(command, environment).decode()
 
     assert "\x1b[1;31mFAILURE" in drawn()
     assert "\x1b[1mFAILURE" in drawn("--no-color")

@@ -153,6 +153,15 @@ def test_without_a_database(path: tuple[str, ...], commands: Commands, tmp_path:
         assert ended.code == 2 or "no PostgreSQL answers at me@127.0.0.1:1/app" in ended.err
 
 
+def test_a_rebuild_that_only_says_what_it_would_do_needs_the_database_too(commands: Commands, empty_journal: str) -> None:
+    """Or else it would promise what cannot be done."""
+    nowhere, there = (commands.run("projections", "rebuild", "--dry-run", dsn=dsn) for dsn in (NOWHERE, empty_journal))
+
+    is_told(nowhere, 3)
+    is_told(there, 0)
+    assert there.out.startswith("would rebuild task_result")
+
+
 @pytest.mark.parametrize("path", [*([name] for name in SEARCHING), ["list", "--order"], ["show"], ["history"]])
 def test_a_database_that_is_not_named_is_wrong_usage(path: list[str], commands: Commands) -> None:
     """Exit code 2, and how to name one."""

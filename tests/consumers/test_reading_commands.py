@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -39,7 +37,7 @@ from celery_journal.journal.replays import ReplayFinished, ReplayPlanned, Replay
 from celery_journal.projections import Q
 from tests.conftest import empty
 
-from .commanding import STYLES, Commands, Ended, commanding
+from .commanding import STYLES, Commands, Ended, commanding, drawn_by
 from .lostscene import Log, ago
 from .test_cli import as_url
 
@@ -508,20 +506,11 @@ def test_an_output_that_does_not_know_a_character_is_told_it_otherwise(log: Log,
 
 def test_drawings_are_plainer_where_an_output_does_not_know_them(story: Log, embedded_database: str) -> None:
     """Bars and what is cut, on a terminal of ASCII; column by column as they would be."""
-    environment = {**os.environ, "CELERY_JOURNAL_DSN": as_url(embedded_database), "TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
+    environment = {"CELERY_JOURNAL_DSN": as_url(embedded_database), "COLUMNS": "120", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "celery_journal.consumers.cli", "history", "t"]
     drawn = {}
     for encoding in ("utf-8", "ascii"):
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "celery_journal.consumers.cli", "history", "t"]
-        with subprocess.Popen(command, env={**environment, "PYTHONIOENCODING": encoding}, stdout=theirs, stderr=theirs) as process:
-            os.close(theirs)
-            read = b""
-            with suppress(OSError):  # the end of a terminal
-                while chunk := os.read(ours, 65536):
-                    read += chunk
-            os.close(ours)
-        assert process.returncode == 0, read
-        drawn[encoding] = STYLES.sub("", read.decode(encoding))
+        drawn[encoding] = STYLES.sub("", drawn_by(command, {**environment, "PYTHONIOENCODING": encoding}).decode(encoding))
 
     assert "████" in drawn["utf-8"]
     assert "####" in drawn["ascii"]
