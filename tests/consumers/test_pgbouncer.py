@@ -259,7 +259,7 @@ def test_a_rebuild_is_refused(dsn: str, pooled: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "name PostgreSQL itself, past the pooler" in done.stderr
     locks = b"select from pg_locks l join pg_database d on d.oid = l.database where locktype = 'advisory' and datname = current_database()"
-    assert ask(dsn, locks) == []
+    until(lambda: ask(dsn, locks) == [])  # the worker that sweeps beside this has one for a moment; one that is left stays
 
 
 @pytest.fixture
