@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import selectors
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from .connection import CONNECT_TIMEOUT, Connection, connect, pool_options, redact
+from .connection import CONNECT_TIMEOUT, Connection, connect, pool_options
+from .dsn import redact
 from .errors import DatabaseError, DatabaseUnreachable
+from .sessions import AsyncSessionConnection
+
+T = TypeVar("T")
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 _Pool = AsyncConnectionPool[AsyncConnection]
@@ -45,7 +51,7 @@ class AsyncConnections:
             connection = await pool.getconn(timeout)
         except PoolTimeout as exc:
             try:
-                await asyncio.to_thread(self._look, timeout)  # says what is wrong, if it is not only that all are in use
+                await _in_a_thread(lambda: self._look(timeout))  # says what is wrong, if it is not only that all are in use
             except DatabaseError:
                 await self._discard(pool)
                 raise
@@ -89,8 +95,10 @@ class AsyncConnections:
             raise
 
     async def _open(self) -> _Pool:
-        prepare_threshold = await asyncio.to_thread(self._look, self.timeout)  # the pool itself cannot say why it gets no connection
-        options = pool_options(self.dsn, self.size, self.timeout, prepare_threshold)
+        prepare_threshold = await _in_a_thread(lambda: self._look(self.timeout))  # the pool itself cannot say why it gets no connection
+        options = {**pool_options(self.dsn, self.size, self.timeout, prepare_threshold), "connection_class": AsyncSessionConnection}
+        if prepare_threshold is None:
+            options["configure"] = AsyncSessionConnection.lend
         pool: _Pool = AsyncConnectionPool(**options, open=False, check=_check)
         await pool.open()
         loop = asyncio.get_running_loop()
@@ -105,6 +113,29 @@ class AsyncConnections:
 
     def _of_this_process(self) -> WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[_Pool]]:
         return self._pools.setdefault(os.getpid(), WeakKeyDictionary())
+
+
+async def _in_a_thread(call: Callable[[], T]) -> T:
+    """Return what the call returns, from a thread that the end of the event loop does not wait for, as it does for asyncio's own."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+    context = copy_context()
+
+    def tell(settle: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(lambda: None if answer.done() else settle())
+
+    def run() -> None:
+        try:
+            done = context.run(call)
+        except BaseException as exc:  # noqa: BLE001  it is for who waits
+            error = exc
+            tell(lambda: answer.set_exception(error))
+        else:
+            tell(lambda: answer.set_result(done))
+
+    threading.Thread(target=run, name="celery-journal-look", daemon=True).start()
+    return await answer
 
 
 async def _check(connection: AsyncConnection) -> None:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from celery_journal import sql
 
+from .answering import Overdue, remaining, within
+from .asking import asked
+from .dsn import parts_of, redact
 from .errors import DatabaseError, DatabaseMissing, DatabaseUnreachable, DsnUnreadable, LoginRefused
+from .faults import NO_DATABASE, NO_LOGIN, WRONG_LOGIN
+from .moments import READING
 from .processes import cooperate, remember
+from .sessions import SESSION, SessionConnection, introduction
 
 Connection = psycopg.Connection[Any]
 
 CONNECT_TIMEOUT = 10.0
+
+#: Seconds for which it is asked why there is no connection.
+ASKING = 2.0
 
 #: How long a host that has vanished without a word is waited for; the system's own defaults are up to two hours.
 PATIENCE = {"tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 2}
@@ -26,21 +36,11 @@ PATIENCE = {"tcp_user_timeout": 30_000, "keepalives_idle": 20, "keepalives_inter
 #: What a connection of ours is called in pg_stat_activity.
 APPLICATION_NAME = "celery-journal"
 
+#: The routine of PostgreSQL that finds out whether a role exists and may log in.
+OF_ROLES = "InitializeSessionUserId"
 
-def redact(dsn: str) -> str:
-    """Return where the DSN leads, without its password, of which libpq takes what follows an @ for the host."""
-    try:
-        parts = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        return "(an unreadable DSN)"
-    if "@" in str(parts.get("host") or ""):
-        return "(a DSN whose password has an @, which must be written as %40)"
-    hosts, ports = (str(parts.get(name) or "").split(",") for name in ("host" if parts.get("host") else "hostaddr", "port"))
-    if len(ports) == 1:
-        ports *= len(hosts)  # one port is that of every host
-    where = ",".join(f"{host}:{port}" if port and not host.startswith("/") else host for host, port in zip(hosts, ports, strict=False))
-    user = f"{parts['user']}@" if parts.get("user") else ""
-    return f"{user}{where or 'the local socket'}/{parts.get('dbname') or ''}"
+#: A name that needs no quotes in SQL.
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
@@ -50,63 +50,111 @@ def connect(dsn: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
     """
     cooperate()
     try:
-        connection = psycopg.connect(complete(dsn, timeout), autocommit=True)
+        connection = SessionConnection.connect(complete(dsn, timeout), autocommit=True, context=READING)
         remember(connection)
-        if is_pooled(connection):
-            connection.prepare_threshold = None  # the next transaction may be in a session that has not prepared the statement
-        return connection
-    except psycopg.ProgrammingError:
+        return _introduced(connection, timeout)
+    except psycopg.ProgrammingError as exc:
+        if exc.sqlstate is not None:  # of our own statement, and not of the DSN
+            raise
         # From nothing: libpq quotes what it cannot read, and that may be the password.
         raise DsnUnreadable("the DSN cannot be read; write it as postgresql://user@host:port/database") from None
     except psycopg.OperationalError as exc:
-        raise explain(dsn, exc) from exc
+        # psycopg's own keeps what it connected with, the password too, for whoever stores errors with their attributes.
+        failure, cause = explain(dsn, exc), type(exc)(str(exc))
+    raise failure from cause
+
+
+def _introduced(connection: SessionConnection, timeout: float) -> Connection:
+    """Return the connection, as soon as it is known whose session it is, and a session of ours knows how we write; close it otherwise."""
+    try:
+        with within(timeout):
+            parameters = {"given": connection.info.backend_pid, **introduction(lent=False)}
+            if connection.execute(sql.query("schema.sql", "introduce"), parameters).fetchone() != (False, len(SESSION)):
+                connection.lend()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def is_pooled(connection: Connection) -> bool:
     """Return whether this leads through a pooler, such as PgBouncer, which may lend another session for each transaction."""
     # A pooler makes up the process id that it gives to its clients.
-    return bool(connection.execute(sql.query("schema.sql", "backend")).fetchone() != (connection.info.backend_pid,))
+    row = connection.execute(sql.query("schema.sql", "backend"), {"given": connection.info.backend_pid}).fetchone()
+    return row is not None and bool(row[0])
 
 
 def complete(dsn: str, timeout: float = CONNECT_TIMEOUT) -> str:
     """Return the DSN with our defaults for what it leaves open."""
-    given = conninfo_to_dict(dsn)
+    given = parts_of(dsn)
     defaults: dict[str, Any] = {"connect_timeout": max(2, round(timeout)), "application_name": APPLICATION_NAME, **PATIENCE}
-    return make_conninfo(dsn, **{name: value for name, value in defaults.items() if name not in given})
+    ours = {name: value for name, value in defaults.items() if name not in given}
+    return make_conninfo(dsn, **ours, client_encoding="UTF8")  # whatever is given: texts are of all languages
 
 
 def explain(dsn: str, exc: psycopg.OperationalError) -> DatabaseError:
-    """Return what a failed attempt to connect means, in one sentence, found out by asking and not by reading its text."""
+    """Return what a failed attempt to connect means, in one sentence: by its SQLSTATE, and else by asking."""
     where = redact(dsn)
-    pgconn = exc.pgconn
-    if pgconn is not None and (pgconn.needs_password or pgconn.used_password):
-        return LoginRefused(f"PostgreSQL at {where} refuses the user or the password; correct the URL or PGPASSWORD")
-    name = pgconn.db.decode() if pgconn is not None else conninfo_to_dict(dsn).get("dbname")
-    for neighbour in ("postgres", "template1"):
-        with suppress(psycopg.Error), psycopg.connect(make_conninfo(dsn, dbname=neighbour, connect_timeout=2)) as connection:
-            if connection.execute(sql.query("schema.sql", "database"), {"name": name}).fetchone() is None:
-                return DatabaseMissing(f"PostgreSQL at {where} has no database of that name; run: createdb {name}")
-    if _answers(dsn):
-        why = "pg_hba.conf, too many connections, or a pooler without a server"
-        return LoginRefused(f"PostgreSQL at {where} refuses the connection; its log says why: {why}", may_pass=True)
+    if isinstance(exc, psycopg.errors.ConnectionTimeout | Overdue):
+        return DatabaseUnreachable(f"PostgreSQL at {where} does not answer in time")
+    state, said, routine = exc.sqlstate, _said(exc), ""
+    if state in {None, NO_LOGIN}:
+        state, said, routine = asked(complete(dsn, ASKING)) or (state, said, routine)
+    if state == NO_DATABASE:
+        name = exc.pgconn.db.decode() if exc.pgconn is not None else parts_of(dsn).get("dbname")
+        return DatabaseMissing(f"PostgreSQL at {where} has no database of that name; run: createdb {name}")
+    if state == WRONG_LOGIN:
+        return LoginRefused(
+            f"PostgreSQL at {where} refuses the user or the password ({said}); correct the URL or PGPASSWORD", sqlstate=state
+        )
+    if state == NO_LOGIN and routine == OF_ROLES:
+        return LoginRefused(f"PostgreSQL at {where} knows no such login ({said}); {_role_to_make(dsn, exc)}", sqlstate=state)
+    if state == NO_LOGIN:
+        return LoginRefused(
+            f"PostgreSQL at {where} refuses the login ({said}); correct the URL, or the server's pg_hba.conf", sqlstate=state
+        )
+    if exc.pgconn is not None and exc.pgconn.needs_password and not exc.pgconn.used_password:  # libpq has none to send
+        return LoginRefused(f"PostgreSQL at {where} asks for a password, and there is none; add it to the URL or set PGPASSWORD")
+    if state is not None or _answers(dsn):
+        return LoginRefused(f"PostgreSQL at {where} refuses the connection: {said}", may_pass=True, sqlstate=state)
     return DatabaseUnreachable(f"no PostgreSQL answers at {where}; start it or correct the URL")
 
 
+def _role_to_make(dsn: str, exc: psycopg.OperationalError) -> str:
+    """Return what to do where a role does not exist, or must not log in: both are refused with one SQLSTATE."""
+    given = parts_of(dsn).get("user")
+    name = str(given or (exc.pgconn.user.decode() if exc.pgconn is not None else ""))
+    quoted = name if _PLAIN.fullmatch(name) else '"{}"'.format(name.replace('"', '""'))
+    other = "name another user in the URL" if given else "name a user in the URL, which has none"
+    return f"{other}, or run there: create role {quoted} login (alter role {quoted} login, if it exists)"
+
+
+def _said(exc: psycopg.OperationalError) -> str:
+    """Return the server's own words, which libpq puts after those about the address; a password is in neither."""
+    last = str(exc).strip().rpartition("\n")[2]
+    return last.rpartition("failed: ")[2].removeprefix("FATAL:").strip() or type(exc).__name__
+
+
 def _answers(dsn: str) -> bool:
-    parts = {key: value for key, value in conninfo_to_dict(dsn).items() if key in {"host", "hostaddr", "port"}}
+    parts = {key: value for key, value in parts_of(dsn).items() if key in {"host", "hostaddr", "port"}}
     parameters = make_conninfo("", **parts, connect_timeout=2).encode()
     return psycopg.pq.PGconn.ping(parameters) == psycopg.pq.Ping.OK
 
 
 def pool_options(dsn: str, size: int, timeout: float, prepare_threshold: int | None) -> dict[str, Any]:
     """Return what every pool of ours is made with."""
+    # A pooler refuses `options`, and has sessions that are not ours.
+    given = parts_of(dsn).get("options") or ""
+    settings = " ".join("-c {}={}".format(name, value.replace(" ", "\\ ")) for name, value in SESSION.items())
+    options = {} if prepare_threshold is None else {"options": f"{given} {settings}".strip()}
     return {
-        "conninfo": complete(dsn, timeout),
+        "conninfo": make_conninfo(complete(dsn, timeout), **options),
         "min_size": 0,
         "max_size": size,
         "timeout": timeout,
         "max_idle": 300,
-        "kwargs": {"autocommit": True, "prepare_threshold": prepare_threshold},
+        "connection_class": SessionConnection,
+        "kwargs": {"autocommit": True, "prepare_threshold": prepare_threshold, "context": READING},
         "name": APPLICATION_NAME,
     }
 
@@ -133,7 +181,7 @@ class Connections:
             connection = pool.getconn(timeout)
         except PoolTimeout as exc:
             try:
-                connect(self.dsn, timeout).close()  # says what is wrong, if it is not only that all are in use
+                connect(self.dsn, remaining(timeout)).close()  # says what is wrong, if it is not only that all are in use
             except DatabaseError:
                 self._discard(pool)
                 raise
@@ -164,7 +212,13 @@ class Connections:
         if pool is None:
             with connect(self.dsn, timeout) as first:  # the pool itself cannot say why it gets no connection
                 prepare_threshold = first.prepare_threshold
-            new = ConnectionPool(**pool_options(self.dsn, self.size, self.timeout, prepare_threshold), open=True, configure=remember)
+
+            def configure(connection: SessionConnection) -> None:
+                remember(connection)
+                if prepare_threshold is None:
+                    connection.lend()
+
+            new = ConnectionPool(**pool_options(self.dsn, self.size, self.timeout, prepare_threshold), open=True, configure=configure)
             pool = self._pools.setdefault(os.getpid(), new)  # atomic; a lock could be inherited in a locked state
             if pool is not new:
                 new.close()

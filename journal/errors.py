@@ -5,22 +5,29 @@ JournalError
 ├── EventRefused         the log does not take an event
 │   ├── PayloadTooLarge       its payload is above the configured limit
 │   └── IdTooLong             the id that it is about is
+├── CheckpointRefused    a subscription is another login's
+├── LocksHeld            somebody holds what is needed, and does not let go
 ├── DatabaseError
 │   ├── DsnUnreadable         the connection string is none
 │   ├── DatabaseUnreachable   no server answers at that address
 │   ├── LoginRefused          the server answers and does not let us in
+│   ├── RightsMissing         it lets us in, and not do what the journal needs
 │   └── DatabaseMissing       the server has no such database
 └── SchemaError
     ├── SchemaMissing    the database has no journal yet
     ├── SchemaOutdated   the journal is older than this package
-    └── SchemaTooNew     the journal is newer than this package
+    ├── SchemaTooNew     the journal is newer than this package
+    ├── LogRestored      the log comes from another cluster, and does not count on yet
+    └── WrongEncoding    the database is not in UTF8
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
+
+from .command import command
 
 
 class JournalError(Exception):
@@ -28,6 +35,18 @@ class JournalError(Exception):
 
     #: The exit code of the command line.
     exit_code: ClassVar[int] = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class with its text, as other exceptions are: many take what the text is made of.
+        return _remade, (type(self), self.args, dict(self.__dict__))
+
+
+def _remade(cls: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+    """Return the exception that a pickle or a copy is of; Celery hands those of tasks from process to process."""
+    exc = cls.__new__(cls, *args)
+    exc.args = args
+    exc.__dict__.update(attributes)
+    return exc
 
 
 class EventConflict(JournalError):
@@ -59,7 +78,23 @@ class IdTooLong(EventRefused):
     """The id of a task, of a group or of a worker is above the limit."""
 
     def __init__(self, stream: str, size: str, limit: str) -> None:
+        self.stream, self.size, self.limit = stream, size, limit
         super().__init__(f"the id {stream[:36]}... is {size} long, and {limit}; give it a shorter one")
+
+
+class CheckpointRefused(JournalError):
+    """The checkpoint of a subscription is another login's, and nobody else may move it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"the subscription {name} was begun by another login; take another name, or have the owner of the schema hand it over: "
+            f"update the owner in the table subscription"
+        )
+
+
+class LocksHeld(JournalError):
+    """Somebody holds what is needed, and does not let go. Nothing was changed."""
 
 
 class DatabaseError(JournalError):
@@ -83,9 +118,11 @@ class LoginRefused(DatabaseError):
 
     exit_code = 4
 
-    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+    def __init__(self, text: str, *, may_pass: bool = False, sqlstate: str | None = None) -> None:
         super().__init__(text)
-        #: Whether it may be for the moment only; libpq does not tell too many connections from a rule of pg_hba.conf.
+        #: Why, as PostgreSQL says it, where it could be had.
+        self.sqlstate = sqlstate
+        #: Whether it may be for the moment only, such as too many connections.
         self.may_pass = may_pass
 
 
@@ -93,6 +130,12 @@ class DatabaseMissing(DatabaseError):
     """The server has no database of that name."""
 
     exit_code = 5
+
+
+class RightsMissing(DatabaseError):
+    """The login lacks a privilege on the journal."""
+
+    exit_code = 4
 
 
 class CannotListen(DatabaseError):
@@ -110,7 +153,18 @@ class SchemaMissing(SchemaError):
 
     def __init__(self, schema: str) -> None:
         self.schema = schema
-        super().__init__(f"the database has no schema {schema}; run: celery-journal migrate")
+        super().__init__(f"the database has no schema {schema}; run: {command('migrate')}")
+
+
+class WrongEncoding(SchemaError):
+    """The database cannot hold every text."""
+
+    def __init__(self, encoding: str) -> None:
+        self.encoding = encoding
+        super().__init__(
+            f"the database is encoded in {encoding} and cannot hold every text; "
+            "create one with: create database ... encoding 'UTF8' template template0 locale 'C.UTF-8'"
+        )
 
 
 class SchemaOutdated(SchemaError):
@@ -118,7 +172,7 @@ class SchemaOutdated(SchemaError):
 
     def __init__(self, schema: str, found: int, wanted: int) -> None:
         self.schema, self.found, self.wanted = schema, found, wanted
-        super().__init__(f"schema {schema} is at version {found} and this package needs {wanted}; run: celery-journal migrate")
+        super().__init__(f"schema {schema} is at version {found} and this package needs {wanted}; run: {command('migrate')}")
 
 
 class SchemaTooNew(SchemaError):
@@ -128,4 +182,15 @@ class SchemaTooNew(SchemaError):
         self.schema, self.found, self.wanted = schema, found, wanted
         super().__init__(
             f"schema {schema} is at version {found} and this package knows up to {wanted}; run: pip install --upgrade celery-journal"
+        )
+
+
+class LogRestored(SchemaError):
+    """The log was restored from another cluster, and its transactions have to be counted on first."""
+
+    def __init__(self, schema: str, why: str) -> None:
+        self.schema, self.why = schema, why
+        super().__init__(
+            f"the log in schema {schema} was restored from another cluster, and cannot count on ({why}); "
+            f"run, as its owner and on the primary server: {command('migrate')}"
         )

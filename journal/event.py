@@ -9,21 +9,29 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, field_validator
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """Return the text; raise ValueError for anything else."""
     if not isinstance(value, str):
         raise ValueError("a str is needed")
     return str.__str__(value)  # str() of an enum of texts is its name
 
 
 def _stream(value: object) -> str:
-    if not _text(value):
+    if not text(value):
         raise ValueError("a stream needs a name")
-    return _text(value)
+    return text(value)
+
+
+def _kind(value: object) -> str:
+    if not text(value):
+        raise ValueError("a kind needs a name")
+    return text(value)
 
 
 #: Any str. pydantic's own refuses lone surrogates, which a traceback may well hold.
-Text = Annotated[str, PlainValidator(_text)]
+Text = Annotated[str, PlainValidator(text)]
 Stream = Annotated[str, PlainValidator(_stream)]
+Kind = Annotated[str, PlainValidator(_kind)]
 
 
 class Event(BaseModel):
@@ -37,12 +45,15 @@ class Event(BaseModel):
     #: Made once, before the first try; the same fact delivered twice has the same id.
     event_id: UUID
     stream: Stream
-    kind: Text
+    kind: Kind
     schema_version: int = Field(default=1, ge=1, le=32767)
     #: Celery's `request.retries`, from 0.
     attempt: int = Field(default=0, ge=0, le=2**31 - 1)
     #: The emitter's clock.
     occurred_at: AwareDatetime
+    #: Where it stands in time among what its emitter tells of the stream: a moment after the one before it, where the clock has gone back
+    #: since; None where `occurred_at` says so.
+    ordered_at: AwareDatetime | None = None
     #: Who says so: `backend`, `signal` (both from inside the process where it happened), `broadcast` (Celery's own events), `sweep`.
     source: Text | None = None
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PlainValidator, TypeAdapter
 
+from .constraints import OF_ANOTHER_KIND
 from .event import Event as Event  # noqa: PLC0414  also for those who import it here
-from .event import Text
+from .event import Text, text
 from .periodic import (
     PeriodicTaskChanged,
     PeriodicTaskCreated,
@@ -23,6 +24,17 @@ from .periodic import (
     PeriodicTaskSent,
 )
 from .replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
+from .workers import WorkerForgotten, WorkerHeartbeat, WorkerOffline, WorkerOnline
+
+
+def _custom_state(value: object) -> str:
+    if (state := text(value)) in OF_ANOTHER_KIND:
+        raise ValueError(f"{state} is the state of another kind")
+    return state
+
+
+#: Any state but those of Celery's that have a kind of their own.
+CustomState = Annotated[str, PlainValidator(_custom_state)]
 
 
 class Encoded(BaseModel):
@@ -98,7 +110,7 @@ class TaskProgress(TaskEvent, Encoded):
 
     relaxed = True
     kind: Literal["task-progress"] = "task-progress"
-    state: Text
+    state: CustomState
 
 
 class TaskRetried(TaskEvent, Encoded):
@@ -137,7 +149,14 @@ class TaskIgnored(TaskEvent, Encoded):
     """The task has ended, and there is no result; `state` is IGNORED, or the custom one that it has given itself before."""
 
     kind: Literal["task-ignored"] = "task-ignored"
-    state: Text = "IGNORED"
+    state: CustomState = "IGNORED"
+
+
+class TaskReplaced(TaskEvent):
+    """A run has put another task in its place (`Task.replace`), which goes on under the same id: the run has ended, the task has not."""
+
+    kind: Literal["task-replaced"] = "task-replaced"
+    state: Literal["REPLACED"] = "REPLACED"
 
 
 class TaskForgotten(Event):
@@ -189,6 +208,8 @@ class TaskReplayed(Event):
     replay: Text | None = None
     author: Text | None = None
     reason: Text | None = None
+    #: True where nobody had recorded how it was sent, so that the app's routing at that moment decided.
+    guessed: bool | None = None
 
 
 class GroupSaved(Event, Encoded):
@@ -218,6 +239,8 @@ class ChordStarted(Event, Encoded):
     #: The signature to send when all parts have returned, encoded as `callback_content_type` says.
     callback: bytes | None = None
     callback_content_type: Text | None = None
+    #: An HMAC of what decides what is sent, by a key of the app; None where it has none.
+    signature: bytes | None = None
 
 
 class ChordSizeSet(Event):
@@ -237,6 +260,8 @@ class ChordPartReturned(Event, Encoded):
     state: Text
     worker: Text | None = None
     pid: int | None = None
+    #: Of the body of an inner chord that failed without having run: marks of the errbacks that were called for it.
+    errbacks: tuple[Text, ...] | None = None
 
 
 class ChordUnlocked(Event):
@@ -258,34 +283,6 @@ class ChordFailed(Event):
     reason: Text | None = None
 
 
-class WorkerEvent(Event):
-    """A fact about a worker; the stream is its host name, as Celery has it (`celery@host`)."""
-
-    #: The worker's main process.
-    pid: int | None = None
-    #: JSON: software, version, system, pool, concurrency, queues, prefetch, freq (seconds between heartbeats), active, processed, loadavg.
-    meta: bytes | None = None
-
-
-class WorkerOnline(WorkerEvent):
-    kind: Literal["worker-online"] = "worker-online"
-
-
-class WorkerHeartbeat(WorkerEvent):
-    relaxed = True
-    kind: Literal["worker-heartbeat"] = "worker-heartbeat"
-
-
-class WorkerOffline(WorkerEvent):
-    kind: Literal["worker-offline"] = "worker-offline"
-
-
-class WorkerForgotten(Event):
-    """It has been silent for so long that nobody wants to see it any more: what stands before it in the log leaves the views."""
-
-    kind: Literal["worker-forgotten"] = "worker-forgotten"
-
-
 class OperatorActed(Event):
     """Somebody did or noted something about the stream."""
 
@@ -300,19 +297,31 @@ class OperatorActed(Event):
     label: Text | None = None
     #: JSON, where SQL finds it: `resolved`, whether nobody needs to look at it any more; `hidden`, whether lists leave it out.
     meta: bytes | None = None
+    #: Of a request to revoke, which is in the stream of all of them: the tasks, or the stamps that theirs have, by header.
+    members: tuple[Text, ...] | None = None
+    stamps: dict[str, Any] | None = None
+    #: The workers that are to do so, if not all.
+    destination: tuple[Text, ...] | None = None
 
     @property
     def marks(self) -> dict[str, bool]:
         """What `meta` says."""
         try:
             told = json.loads(self.meta or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of what is nested too deeply
             return {}
         return {name: value for name, value in told.items() if isinstance(value, bool)} if isinstance(told, dict) else {}
 
 
 class UnknownEvent(Event):
     """A kind of a newer version, or of somebody else; its fields are in `model_extra`."""
+
+
+class UnreadableEvent(Event):
+    """What stands in the log and is no event that can be read: its columns, in `model_extra` where all events have not that field."""
+
+    #: Why, in words.
+    unreadable: str
 
 
 KnownEvent = Annotated[
@@ -326,6 +335,7 @@ KnownEvent = Annotated[
     | TaskFailed
     | TaskSucceeded
     | TaskIgnored
+    | TaskReplaced
     | TaskForgotten
     | TaskExpired
     | TaskErased

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -12,10 +12,13 @@ from psycopg.rows import dict_row
 
 from celery_journal import sql
 
-from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, MAX_ID_BYTES, RecordedEvent, Row, decode, encode, escape
+from .codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, RecordedEvent, Row, decode, encode, escape
+from .constraints import MAX_ID_BYTES
+from .epoch import horizon
 from .errors import EventConflict
 from .events import Event
 from .notifications import announcement, audience_of
+from .sessions import begin, told_if_lent
 
 Connection = psycopg.Connection[Any]
 
@@ -66,10 +69,11 @@ class Journal:
         with connection.cursor() as appending, connection.cursor() as asking:
             try:
                 with connection.pipeline():
-                    connection.execute(b"begin")
+                    begin(connection)
                     appending.execute(self._query("append"), {**row, "relaxed": relaxed, "audience": None})
                     connection.execute(b"commit")
-                    asking.execute(query, parameters)
+                    with told_if_lent(connection):
+                        asking.execute(query, parameters)
             except psycopg.Error:
                 if not connection.broken:
                     connection.rollback()
@@ -87,7 +91,7 @@ class Journal:
         """
         with connection.transaction():
             connection.execute(self._query("lock stream"), {"stream": escape(event.stream)})
-            if connection.execute(query, parameters).fetchone() == (True,):
+            if connection.execute(query, parameters, prepare=False).fetchone() == (True,):
                 return False
             self.append(connection, event)
         if self.announcing and (audience := audience_of([event])) is not None:
@@ -110,7 +114,8 @@ class Journal:
         conflicts: list[UUID] = []
         for start in range(0, len(rows), APPEND_CHUNK):
             chunk = rows[start : start + APPEND_CHUNK]
-            recorded = self._insert(connection, chunk, relaxed=self._is_relaxed(connection, events[start : start + APPEND_CHUNK]))
+            relaxed = self._is_relaxed(connection, events[start : start + APPEND_CHUNK])
+            recorded = len(connection.execute(self._query("append many"), {**_arrays(chunk), "relaxed": relaxed}).fetchall())
             new += recorded
             if recorded < len(chunk):
                 conflicts += self._conflicts(connection, chunk)
@@ -134,15 +139,11 @@ class Journal:
             new = sum((row["event_id"], row["stream"]) not in recorded for row in rows)
         else:
             self.make_room(connection, [row["event_id"] for row in rows])
-            new = self._insert(connection, rows, relaxed=False)
+            recorded_at = [row.get("recorded_at") for row in rows]
+            new = len(
+                connection.execute(self._query("restore many"), {**_arrays(rows), "recorded_at": recorded_at, "relaxed": False}).fetchall()
+            )
         return new, self._conflicts(connection, rows) if new < len(rows) else []
-
-    def _insert(self, connection: Connection, rows: Sequence[Row], *, relaxed: bool) -> int:
-        """Record the rows, those without a `recorded_at` as recorded now; return how many were new."""
-        columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in COLUMNS}
-        columns["members"] = _array_literals(columns["members"])
-        columns["recorded_at"] = [row.get("recorded_at") for row in rows]
-        return len(connection.execute(self._query("append many"), {**columns, "relaxed": relaxed}).fetchall())
 
     def _is_relaxed(self, connection: Connection, events: Sequence[Event]) -> bool:
         """Return whether the events need not wait for the disk. In a transaction of the caller's own, they share its fate."""
@@ -157,25 +158,50 @@ class Journal:
     def _recorded(self, connection: Connection, rows: Sequence[Row]) -> dict[tuple[UUID, str], Row]:
         """Return what the log has under the ids of the rows."""
         with connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(self._query("recorded"), {"event_ids": [row["event_id"] for row in rows]})
+            cursor.execute(self._query("recorded"), {"event_ids": [row["event_id"] for row in rows]}, prepare=False)
             return {(row["event_id"], row["stream"]): row for row in cursor}
 
     def read_stream(self, connection: Connection, stream: str) -> list[RecordedEvent]:
-        """Return every event of a task or a group, in the order of the log, the caller's own included."""
-        with connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(self._query("read stream"), {"stream": escape(stream)})
-            return [decode(row) for row in cursor]
+        """Return every event of a task or a group, in the order of the log, the caller's own included.
 
-    def known(self, connection: Connection, streams: Iterable[str]) -> set[str]:
-        """Return those of the streams of which the log has anything."""
-        given = {escape(stream): stream for stream in streams}
-        return {given[stream] for (stream,) in connection.execute(self._query("known"), {"streams": list(given)})}
+        Outside of a transaction of the caller's, only the partitions of one stretch of the log are locked at a time.
+        """
+        rows = self.look(connection, self._query("read stream"), {"stream": escape(stream)})
+        return [decode(row) for row in sorted(rows, key=_place)]
 
     async def aread_stream(self, connection: psycopg.AsyncConnection[Any], stream: str) -> list[RecordedEvent]:
         """Return the same for an event loop."""
+        rows: list[Row] = []
         async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(self._query("read stream"), {"stream": escape(stream)})
-            return [decode(row) async for row in cursor]
+            await cursor.execute(self._query("boundaries"))
+            for stretch in _stretches(await cursor.fetchone()):
+                await cursor.execute(self._query("read stream"), {"stream": escape(stream), **stretch}, prepare=False)
+                rows += await cursor.fetchall()
+        return [decode(row) for row in sorted(rows, key=_place)]
+
+    def known(self, connection: Connection, streams: Iterable[str], *, tasks: bool = False) -> set[str]:
+        """Return those of the streams of which the log has anything; with `tasks`, only those that are tasks, not workers or groups."""
+        given = {escape(stream): stream for stream in streams}
+        rows = self.look(connection, self._query("known"), {"streams": list(given), "tasks": tasks})
+        return {given[row["stream"]] for row in rows}
+
+    def look(self, connection: Connection, query: bytes, parameters: Mapping[str, Any]) -> Iterator[Row]:
+        """Yield what the query finds in each stretch of the log, from `first_id` to `last_id`, the oldest first.
+
+        The partitions of two years would be more locks than a server has for each connection. Outside of a transaction of the caller's,
+        only those of one stretch are locked at a time.
+        """
+        for stretch in self.stretches(connection):
+            with connection.cursor(row_factory=dict_row) as cursor:
+                yield from cursor.execute(query, {**parameters, **stretch}, prepare=False).fetchall()
+
+    def stretches(self, connection: Connection) -> list[dict[str, UUID]]:
+        """Return the stretches that `look` looks into.
+
+        To be given to statements that are not prepared: only a plan made for these very values locks no other partitions.
+        """
+        with connection.cursor(row_factory=dict_row) as cursor:
+            return _stretches(cursor.execute(self._query("boundaries")).fetchone())
 
     def read_transitions(
         self, connection: Connection, streams: Iterable[str], kinds: Iterable[str], since: int = 0
@@ -185,19 +211,25 @@ class Journal:
         With it, the next returns what this one did not see, and perhaps the last ones again.
         """
         parameters = {"streams": [escape(stream) for stream in streams], "kinds": list(kinds), "since": since}
+        rows: list[Row] = []
         with connection.cursor(row_factory=dict_row) as cursor:
-            rows = cursor.execute(self._query("read transitions"), parameters).fetchall()
-        return [decode(row) for row in rows if row["event_id"] is not None], rows[0]["horizon"]
+            # The horizon comes first: whatever ended before it is seen by each of the statements after it.
+            found = cursor.execute(self._query("boundaries")).fetchone()
+            for stretch in _stretches(found):
+                rows += cursor.execute(self._query("read transitions"), {**parameters, **stretch}, prepare=False)
+        return [decode(row) for row in sorted(rows, key=_place)], (found or {"horizon": 0})["horizon"]
 
     def read_all(self, connection: Connection, after: tuple[int, int] = BEGINNING, limit: int = 1000) -> list[RecordedEvent]:
         """Return up to `limit` events that stand after the place `after`, in the order of the log.
 
         Only events before which nothing can appear any more: continue from the `place` of the last one and none is
-        skipped, whatever writers are in flight.
+        skipped, whatever writers are in flight, and whatever cluster the log was restored from. Raises LogRestored if that
+        was just found out, and this login cannot have it count on.
         """
         transaction, position = after
+        parameters = {"transaction": transaction, "position": position, "limit": limit, "horizon": horizon(connection, self.schema)}
         with connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(self._query("read all"), {"transaction": transaction, "position": position, "limit": limit})
+            cursor.execute(self._query("read all"), parameters)
             return [decode(row) for row in cursor]
 
     def _query(self, name: str) -> bytes:
@@ -207,6 +239,24 @@ class Journal:
 def _is_idle(connection: Connection) -> bool:
     """Return whether the next statement is a transaction by itself, and not a part of one of the caller's."""
     return connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def _stretches(found: Row | None) -> list[dict[str, UUID]]:
+    """Return the first and the last id of each stretch of the log; together they take in whatever id there is."""
+    starts = found["boundaries"] if found else []
+    firsts = [UUID(int=0), *starts]
+    lasts = [*(UUID(int=start.int - 1) for start in starts), UUID(int=2**128 - 1)]
+    return [{"first_id": first, "last_id": last} for first, last in zip(firsts, lasts, strict=True)]
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row["transaction"], row["position"]
+
+
+def _arrays(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return the rows as one array a column."""
+    columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in COLUMNS}
+    return {**columns, "members": _array_literals(columns["members"])}
 
 
 def _array_literals(arrays: Sequence[list[str] | None]) -> list[str | None]:

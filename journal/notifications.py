@@ -12,6 +12,7 @@ import psycopg
 
 from celery_journal import sql
 
+from .answering import within
 from .connection import CONNECT_TIMEOUT, connect
 from .errors import CannotListen
 from .events import Event, TaskEvent, TaskFailed, TaskRevoked, TaskSucceeded
@@ -55,7 +56,8 @@ class Listener:
         self._woken.setblocking(False)
         self._waker.setblocking(False)
         try:
-            self._listen(schema, transitions)
+            with within(timeout):
+                self._listen(schema, transitions)
         except BaseException:
             self.close()
             raise

@@ -11,7 +11,8 @@ from psycopg.rows import dict_row
 from celery_journal import sql
 
 from .codec import RecordedEvent
-from .journal import BEGINNING, Journal
+from .errors import CheckpointRefused
+from .journal import Journal
 
 Connection = psycopg.Connection[Any]
 
@@ -28,27 +29,29 @@ class Subscription:
         self.name = name
 
     def catch_up(self, connection: Connection, handle: Callable[[Connection, Sequence[RecordedEvent]], object], limit: int = 1000) -> int:
-        """Hand the next events (up to `limit`) to `handle`; return how many there were. One subscriber at a time."""
+        """Hand the next events (up to `limit`) to `handle`; return how many there were. One subscriber at a time.
+
+        Raises CheckpointRefused if another login has begun it.
+        """
         with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-            place, generation = self._checkpoint(cursor)
+            place = self._checkpoint(cursor)
             events = self.journal.read_all(connection, place, limit)
             if events:
                 handle(connection, events)
                 transaction, position = events[-1].place
                 cursor.execute(
                     self._query("save checkpoint"),
-                    {"name": self.name, "generation": generation, "transaction": transaction, "position": position},
+                    {"name": self.name, "transaction": transaction, "position": position},
                 )
         return len(events)
 
-    def _checkpoint(self, cursor: psycopg.Cursor[dict[str, Any]]) -> tuple[tuple[int, int], str]:
-        """Return where to go on, and the generation of the cluster: in another one transactions are counted anew."""
-        generation: str = (cursor.execute(self._query("generation")).fetchone() or {})["generation"]
-        cursor.execute(self._query("begin subscription"), {"name": self.name, "generation": generation})
+    def _checkpoint(self, cursor: psycopg.Cursor[dict[str, Any]]) -> tuple[int, int]:
+        """Return the place after which to go on."""
+        cursor.execute(self._query("begin subscription"), {"name": self.name})
         saved = cursor.execute(self._query("load checkpoint"), {"name": self.name}).fetchone()
-        if saved is None or saved["generation"] != generation:
-            return BEGINNING, generation
-        return (saved["transaction"], saved["position"]), generation
+        if saved is None:
+            raise CheckpointRefused(self.name)
+        return saved["transaction"], saved["position"]
 
     def _query(self, name: str) -> bytes:
         return sql.query("journal.sql", name, self.journal.schema)

@@ -18,3 +18,8 @@ def upcast(fields: Fields, upcasters: Mapping[tuple[str, int], Upcaster] = UPCAS
         version = fields["schema_version"]
         fields = {**upcaster(fields), "schema_version": version + 1}
     return fields
+
+
+def newest_version(kind: str, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS) -> int:
+    """Return the newest version that is known for the kind."""
+    return max((version + 1 for of_kind, version in upcasters if of_kind == kind), default=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 from uuid import uuid4
@@ -18,9 +18,10 @@ from psycopg.rows import dict_row
 
 from celery_journal import sql
 
+from .aggregates import Aggregate, named
 from .projection import NoJournal
 from .query import Q, Query, Question, R
-from .queryset import PAGE, Chain
+from .queryset import PAGE, Chain, open_connection
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -66,6 +67,10 @@ class AsyncRows(Chain[R, "AsyncQuerySet[R]"]):
         """Return the rows as dicts of these fields, of all unless given."""
         return AsyncQuerySet(self.query.values(names), self.database)
 
+    def values_list(self, *names: str, flat: bool = False, named: bool = False) -> AsyncQuerySet[Any]:
+        """Return the rows as tuples of these fields, of all unless given: named tuples if `named`, and of one field itself if `flat`."""
+        return AsyncQuerySet(self.query.values_list(names, flat=flat, named=named), self.database)
+
     async def get(self, *conditions: Q, **lookups: object) -> R:
         """Return the one row; raise the model's `DoesNotExist` or `MultipleObjectsReturned` if it is not one."""
         query = self.filter(*conditions, **lookups).query if conditions or lookups else self.query
@@ -78,6 +83,10 @@ class AsyncRows(Chain[R, "AsyncQuerySet[R]"]):
         """Return the first row, or None."""
         return next(iter(await self._fetched(self.query.part(slice(1)))), None)
 
+    async def last(self) -> R | None:
+        """Return the last row, or None; raise TypeError of a slice."""
+        return next(iter(await self._fetched(self.query.backwards().part(slice(1)))), None)
+
     async def count(self) -> int:
         """Return how many there are."""
         return int(await self._answer(self.query.count(self.database.schema)))
@@ -85,6 +94,33 @@ class AsyncRows(Chain[R, "AsyncQuerySet[R]"]):
     async def exists(self) -> bool:
         """Return whether there are any."""
         return bool(await self._answer(self.query.exists(self.database.schema)))
+
+    async def aggregate(self, *asked: Aggregate, **by_name: Aggregate) -> dict[str, Any]:
+        """Return what is reckoned of the rows, by name: `aggregate(Max("date_done"))` has `date_done__max`.
+
+        Raises FieldError where something is not reckoned of such a field.
+        """
+        wanted = named(asked, by_name)
+        if not wanted:
+            return {}
+        async with self.database.reading() as connection:
+            cursor = await connection.execute(*self.query.aggregated(wanted.values(), self.database.schema))
+            row = await cursor.fetchone()
+        return dict(zip(wanted, row or (), strict=True))
+
+    async def iterator(self, chunk_size: int = PAGE) -> AsyncGenerator[R, None]:
+        """Yield the rows from a cursor of the server, so many at a time."""
+        name = f"rows_{uuid4().hex}"
+        async with (
+            self.database.reading() as connection,
+            connection.transaction(),
+            connection.cursor(name, row_factory=dict_row) as cursor,
+        ):
+            cursor.itersize = chunk_size
+            await cursor.execute(*self.query.rows(self.database.schema))
+            with suppress(GeneratorExit):  # or what the loop did by the same connection would be rolled back
+                async for fields in cursor:
+                    yield self.query.make(fields)
 
     def _set(self, query: Query[R]) -> AsyncQuerySet[R]:
         return AsyncQuerySet(query, self.database)
@@ -122,17 +158,9 @@ class AsyncQuerySet(AsyncRows[R]):
             for row in await self._fetched(self.query):
                 yield row
             return
-        name = f"rows_{uuid4().hex}"
-        async with (
-            self.database.reading() as connection,
-            connection.transaction(),
-            connection.cursor(name, row_factory=dict_row) as cursor,
-        ):
-            cursor.itersize = PAGE
-            await cursor.execute(*self.query.rows(self.database.schema))
-            with suppress(GeneratorExit):  # or what the loop did by the same connection would be rolled back
-                async for fields in cursor:
-                    yield self.query.make(fields)
+        async with aclosing(self.iterator()) as rows:
+            async for row in rows:
+                yield row
 
 
 class AsyncManager(AsyncRows[R]):
@@ -151,6 +179,11 @@ class AsyncManager(AsyncRows[R]):
             raise NoJournal()
         return find_database()
 
-    def using(self, connection: AsyncConnection, schema: str = sql.DEFAULT_SCHEMA) -> Self:
-        """Return the same manager for the journal behind an open connection."""
-        return type(self)(self.query, AsyncOpened(connection, schema))
+    def using(self, connection: AsyncConnection | str, schema: str = sql.DEFAULT_SCHEMA) -> Self:
+        """Return the same manager for the journal behind an open connection; `default` is that of the current app.
+
+        Raises TypeError of anything else.
+        """
+        if connection == "default":
+            return type(self)(self.query)
+        return type(self)(self.query, AsyncOpened(open_connection(connection, psycopg.AsyncConnection), schema))

@@ -7,7 +7,8 @@ from typing import Any
 
 from celery_journal import sql
 from celery_journal.journal import Emitter, Journal
-from celery_journal.journal.events import GroupExpired, TaskExpired, WorkerForgotten
+from celery_journal.journal.events import GroupExpired, TaskExpired
+from celery_journal.journal.workers import WorkerForgotten
 
 from .projection import Connection
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,6 +25,8 @@ LOOKUPS: dict[Type, tuple[str, ...]] = {
     "texts": ("contains", "isnull"),
 }
 
+_ALL_LOOKUPS = frozenset(lookup for lookups in LOOKUPS.values() for lookup in lookups)
+
 
 class FieldError(ValueError):
     """A field, or a lookup of one, does not exist; or it does not take that value."""
@@ -37,6 +40,8 @@ class Field:
     type: Type
     #: Whether its value is read as text, though the column holds bytes or jsonb.
     as_text: bool = False
+    #: What a key of its JSON looks like that may stand in the place of a lookup, as in `args__0` and `kwargs__user_id`.
+    first_key: str = ""
 
     @property
     def lookups(self) -> tuple[str, ...]:
@@ -64,10 +69,15 @@ class View:
         return self.fields[name]
 
     def lookup(self, given: str) -> tuple[Field, str]:
-        """Return the field and the lookup of a name such as `date_done__gte`; raise FieldError if there is none."""
+        """Return the field and the lookup of a name such as `date_done__gte`; raise FieldError if there is none.
+
+        Or what stands in its place: the keys of `kwargs__order__id`.
+        """
         name, _, lookup = given.partition("__")
         found = self.field_of(name)
-        if lookup and lookup not in found.lookups:
+        first, *further = lookup.split("__")
+        are_keys = re.fullmatch(found.first_key, first) and not _ALL_LOOKUPS.intersection(further)
+        if lookup and lookup not in found.lookups and not are_keys:
             raise FieldError(f"{self.name}.{name} has no lookup {lookup!r}; its lookups are {_listed(lookup, found.lookups)}")
         return found, lookup or "exact"
 
@@ -97,9 +107,15 @@ TASK_RESULT = View(
         #: Of what was asked: the last eta and expires of its messages. Then how long the current attempt ran.
         **_fields("moment", "eta", "expires"),
         **_fields("interval", "run_time"),
+        #: The names of what has put another task in its place, and went on under its id as that one: the first of them, or any in a lookup.
+        **_fields("text", "replaced_name"),
+        #: When it ended; or when it was recorded, where no clock that says so can be true.
+        **_fields("moment", "believed_date_done"),
         #: What people have said of it last, by `annotate`.
         **_fields("boolean", "hidden", "resolved"),
-        **_fields("bytes", "result", "args", "kwargs"),
+        **_fields("bytes", "result"),
+        "args": Field("args", "bytes", first_key=r"\d+"),
+        "kwargs": Field("kwargs", "bytes", first_key=r"\w+"),
         "meta": Field("meta", "bytes", as_text=True),
         "task_args": Field("args", "bytes", as_text=True),
         "task_kwargs": Field("kwargs", "bytes", as_text=True),
@@ -122,7 +138,9 @@ GROUP_RESULT = View(
     order=("-date_saved",),
     fields={
         **_fields("text", "group_id", "content_type", "content_encoding"),
-        **_fields("moment", "date_created", "date_saved", "date_done"),
+        **_fields("moment", "date_created", "date_saved", "date_done", "recorded_at"),
+        #: As a task's `believed_date_done`.
+        **_fields("moment", "believed_date_saved"),
         **_fields("texts", "members"),
         **_fields("bytes", "result"),
         **_fields("json", "result_json"),
@@ -137,7 +155,7 @@ CHORD_COUNTER = View(
     fields={
         **_fields("text", "group_id", "state", "body_task_id"),
         **_fields("integer", "count", "size", "done", "failed"),
-        **_fields("moment", "date_created", "date_done"),
+        **_fields("moment", "date_created", "date_done", "recorded_at"),
         "sub_tasks": Field("sub_tasks", "json", as_text=True),
     },
     aliases={"pk": "group_id"},

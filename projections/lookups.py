@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +19,15 @@ from celery_journal.journal.codec import escape
 from .fields import Field, FieldError, View
 
 _WILDCARDS = {"*": "%", "?": "_"}
+
+#: How kombu's JSON has the values that JSON has no form for: in an object that names the type. A datetime is a date too, and stands first.
+_TYPES: tuple[tuple[type, str, Callable[[Any], object]], ...] = (
+    (datetime, "datetime", datetime.isoformat),
+    (date, "date", date.isoformat),
+    (time, "time", time.isoformat),
+    (Decimal, "decimal", str),
+    (UUID, "uuid", lambda value: {"hex": value.hex}),
+)
 
 
 class Statement:
@@ -54,12 +65,16 @@ class Statement:
         return SQL(", ").join(columns)
 
     def ordered(self, names: Iterable[str]) -> Composable:
-        """Return the order by these fields and, so that it is the same each time, by the key."""
-        columns = []
-        for name in (*names, self.view.key):
-            direction = "descending" if name.startswith("-") else "ascending"
-            columns.append(self.piece(direction, column=self.column(self.view.field_of(name.removeprefix("-")))))
-        return SQL(", ").join(columns)
+        """Return the order by these fields."""
+        return self._in_order((name, self.column(self.view.field_of(_bare(name)))) for name in names)
+
+    def ordered_alone(self, names: Iterable[str], selected: Iterable[str]) -> Composable:
+        """Return the same of rows that have only what is selected."""
+        labels = {self.view.field_of(name): name for name in selected}
+        return self._in_order((name, Identifier(labels[self.view.field_of(_bare(name))])) for name in names)
+
+    def _in_order(self, columns: Iterable[tuple[str, Composable]]) -> Composable:
+        return SQL(", ").join(self.piece("descending" if name.startswith("-") else "ascending", column=column) for name, column in columns)
 
     def condition(self, lookup: str, value: object) -> Composable:
         """Return the condition of one lookup; raise FieldError if there is no such thing, or not with this value."""
@@ -71,6 +86,15 @@ class Statement:
             return self.piece("is not null" if value is False else "is null", column=column)
         if asked == "path":
             return self._path(field, lookup, value)
+        if asked not in field.lookups:
+            return self._path(field, lookup, at(asked.split("__"), value))
+        if f"any {field.column}" in self._pieces:
+            each = self._compared(field, self.piece(f"each {field.column}"), lookup, asked, value)
+            return self.piece(f"any {field.column}", condition=each)
+        return self._compared(field, column, lookup, asked, value)
+
+    def _compared(self, field: Field, column: Composable, lookup: str, asked: str, value: object) -> Composable:
+        """Return how the column compares with the value."""
         if asked == "in":
             return self.piece("in", column=column, value=self.value([_checked(field, lookup, one) for one in _several(lookup, value)]))
         if asked == "glob":
@@ -86,8 +110,10 @@ class Statement:
         column = self.column(field if field.type == "json" else self.view.field_of(f"{field.column}_json"))
         conditions = []
         for place, part in _places(value):
-            value = self.value(_json(lookup, part))
-            if not place:
+            value = self.value(as_json(lookup, part))
+            if not place and _is_typed(part):
+                conditions.append(self.piece("path of an object", column=column, value=value, item=self.value(as_json(lookup, [part]))))
+            elif not place:
                 conditions.append(self.piece("path", column=column, value=value))
             elif any(escape(step) != step for step in place):  # jsonb has no such key
                 conditions.append(self.piece("nothing"))
@@ -96,6 +122,23 @@ class Statement:
                 piece = "path in a place" if isinstance(part, dict | list) else "value in a place"
                 conditions.append(self.piece(piece, column=column, place=self.value(list(place)), value=value))
         return SQL(" and ").join(conditions)
+
+
+def at(steps: Sequence[str], value: object) -> Any:
+    """Return the value inside objects and lists: `items`, `0` is the first of the list under `items`."""
+    for step in reversed(steps):
+        value = {int(step) if is_place(step) and str(int(step)) == step else step: value}
+    return value
+
+
+def is_place(step: str) -> bool:
+    """Return whether the step is one into a list."""
+    return step.isascii() and step.isdigit() and len(step) < 10
+
+
+def _bare(name: str) -> str:
+    """Return the name without the minus that makes an order descending."""
+    return name.removeprefix("-")
 
 
 def like(pattern: str) -> str:
@@ -132,7 +175,7 @@ def _checked(field: Field, lookup: str, value: object) -> object:
         case "bytes", bytes() | bytearray() | memoryview():
             return bytes(value)
         case "json", _:
-            return _json(lookup, value)
+            return as_json(lookup, value)
         case "boolean", bool():
             return value
         case "integer", int() if not isinstance(value, bool):
@@ -159,8 +202,26 @@ def _text(lookup: str, value: object) -> str:
     return escape(str.__str__(value) if isinstance(value, str) else str(value))
 
 
-def _json(lookup: str, value: object) -> bytes:
+def as_json(lookup: str, value: object) -> bytes:
+    """Return the value as kombu's JSON has it; raise FieldError if it cannot."""
     try:
-        return json.dumps(value).encode()
+        return json.dumps(value, default=_typed).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise FieldError(f"{lookup} is compared with what JSON can hold: {exc}") from exc
+
+
+def _is_typed(value: object) -> bool:
+    return isinstance(value, bytes | date | time | Decimal | UUID)
+
+
+def _typed(value: object) -> dict[str, object]:
+    """Return a value of a type that JSON has not as kombu writes it, since 5.3; raise TypeError of one that it refuses too."""
+    if isinstance(value, bytes):
+        try:
+            return {"__type__": "bytes", "__value__": value.decode()}
+        except UnicodeDecodeError:
+            return {"__type__": "base64", "__value__": base64.b64encode(value).decode()}
+    for type_, name, form in _TYPES:
+        if isinstance(value, type_):
+            return {"__type__": name, "__value__": form(value)}
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

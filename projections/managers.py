@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self, TypeVar
+from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -26,8 +27,8 @@ from .fields import CHORD_COUNTER, GROUP_RESULT, TASK_RESULT, View
 from .group_result import GroupResult
 from .projection import Connection, NoJournal, Row
 from .query import Q, Query, R
-from .queryset import Database, Opened, QuerySet, Rows
-from .storing import encoded, facts_of, members_of, next_attempt
+from .queryset import Database, Opened, QuerySet, Rows, open_connection
+from .storing import arguments, attempt_of, encoded, facts_of, id_of, made, members_of, payload
 from .task_result import TaskResult
 
 M = TypeVar("M", bound=Row)
@@ -37,6 +38,9 @@ find_database: Callable[[], Database] | None = None
 
 #: The states after which nothing is expected any more.
 ACCEPTABLE = frozenset({"SUCCESS", "FAILURE", "REVOKED", "IGNORED"})
+
+#: By how much a clock may be ahead of the database's, and be believed.
+_AHEAD = timedelta(days=1)
 
 #: How often a fact is told again when its connection breaks, unless the caller says otherwise.
 RETRIES = 2
@@ -62,9 +66,12 @@ class Manager(Rows[R]):
             raise NoJournal()
         return find_database()
 
-    def using(self, connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> Self:
-        """Return the same manager for the journal behind an open connection."""
-        return type(self)(self.query, Opened.of(connection, schema))
+    def using(self, connection: Connection | str, schema: str = sql.DEFAULT_SCHEMA) -> Self:
+        """Return the same manager for the journal behind an open connection; `default`, as Django calls it, is that of the current app.
+
+        Raises TypeError of anything else.
+        """
+        return type(self)(self.query, None if connection == "default" else Opened.of(connection, schema))
 
 
 class ResultManager(Manager[M]):
@@ -93,9 +100,16 @@ class ResultManager(Manager[M]):
             return connection.info.server_version
 
     def get_all_expired(self, expires: float | timedelta | None) -> QuerySet[M]:
-        """Return what ended longer ago than `expires` (seconds, or a timedelta; None is never)."""
+        """Return what ended longer ago than `expires` (seconds, or a timedelta; None is never).
+
+        Where the clock that says when cannot be true, what was recorded longer ago.
+        """
         _, _, date = self._expired
-        return self.none() if expires is None else self.filter(**{f"{date}__older_than": _duration(expires)})
+        if expires is None:
+            return self.none()
+        # The date has an index; whether its clock is to be believed has none.
+        looked_at = Q(**{f"{date}__older_than": _duration(expires)}) | Q(**{f"{date}__within": -_AHEAD})
+        return self.filter(looked_at, **{f"believed_{date}__older_than": _duration(expires)})
 
     def delete_expired(self, expires: float | timedelta | None) -> int:
         """Take what ended longer ago than `expires` out of the views, in batches; return how many. The log keeps it."""
@@ -119,14 +133,17 @@ class ResultManager(Manager[M]):
                 stacklevel=3,
             )
 
-    def _through(self, using: Connection | None) -> Database:
+    def _through(self, using: Connection | str | None) -> Database:
         """Return the journal, by another connection if one is given."""
         database = self.database
-        return database if using is None else Opened(using, database.journal, database.emitter)
+        if using is None or using == "default":
+            return database
+        return Opened(open_connection(using, psycopg.Connection), database.journal, database.emitter)
 
-    def _row(self, key: str) -> M:
+    def _row(self, given: str | UUID) -> M:
         """Return the row; or a new one that is not stored, with a warning if it was asked for before in vain."""
         model = self.query.model
+        key = id_of(model.key, given)
         with self.connection_for_read() as connection:
             row = model.get_many(connection, [key], self.database.journal.schema).get(key)
         if row is None:
@@ -135,7 +152,7 @@ class ResultManager(Manager[M]):
             self._last_id = key
         return self.query.make({model.key: key}) if row is None else row  # type: ignore[return-value]
 
-    def _store(self, key: str, events: Iterable[Event], using: Connection | None, retries: int) -> M:
+    def _store(self, key: str, events: Iterable[Event], using: Connection | str | None, retries: int) -> M:
         """Append the events, again with the same ids when the connection breaks; return the row as they leave it."""
         database = self._through(using)
         while True:
@@ -147,7 +164,7 @@ class ResultManager(Manager[M]):
                     return self.query.model.get(lent, key, database.journal.schema)  # type: ignore[return-value]
             except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError):
                 # In a transaction of the caller's own, which is over now, nothing can be tried again.
-                if retries < 0 or (using is not None and using.info.transaction_status != TransactionStatus.IDLE):
+                if retries < 0 or (isinstance(using, psycopg.Connection) and using.info.transaction_status != TransactionStatus.IDLE):
                     raise
 
 
@@ -156,7 +173,7 @@ class TaskResultManager(ResultManager[TaskResult]):
 
     _expired = ("expired tasks", TaskExpired, "date_done")
 
-    def get_task(self, task_id: str) -> TaskResult:
+    def get_task(self, task_id: str | UUID) -> TaskResult:
         """Return the task; one that nothing is known of is PENDING, and not stored."""
         return self._row(task_id)
 
@@ -177,7 +194,7 @@ class TaskResultManager(ResultManager[TaskResult]):
         self,
         content_type: str,
         content_encoding: str,
-        task_id: str,
+        task_id: str | UUID,
         result: str | bytes | None,
         status: str,
         traceback: str | None = None,
@@ -187,7 +204,7 @@ class TaskResultManager(ResultManager[TaskResult]):
         task_args: str | bytes | None = None,
         task_kwargs: str | bytes | None = None,
         worker: str | None = None,
-        using: Connection | None = None,
+        using: Connection | str | None = None,
         *,
         date_started: datetime | None = None,
         retries: int | None = None,
@@ -197,22 +214,24 @@ class TaskResultManager(ResultManager[TaskResult]):
 
         It is the attempt `retries` that is told of; unless given, the one that the journal knows, or the next after a RETRY. What is
         final stays: a SUCCESS that is recorded is no FAILURE afterwards.
+
+        What is encoded is text or bytes, and text of binary content base64. Raises TypeError or ValueError of what cannot be recorded.
         """
+        task_id = id_of("task_id", task_id)
         if retries is None:
             with self._through(using).writing() as connection:
                 row = TaskResult.get_many(connection, [task_id], self.database.journal.schema).get(task_id)
-            retries = next_attempt(row)
+            retries = attempt_of(row, status)
         fields = {
             "name": task_name,
             "periodic_task_name": periodic_task_name,
-            "args": encoded(task_args),
-            "kwargs": encoded(task_kwargs),
+            **arguments(task_args, task_kwargs, content_type, content_encoding),
             "worker": worker,
-            "result": encoded(result),
+            "result": payload("result", result, content_type, content_encoding),
             "content_type": content_type,
             "content_encoding": content_encoding,
             "traceback": traceback,
-            "meta": encoded(meta),
+            "meta": encoded("meta", meta),
         }
         # Made once: what is told again after a broken connection is the same fact.
         facts = facts_of(self.database.emitter, task_id, status, retries, date_started, fields)
@@ -224,7 +243,7 @@ class GroupResultManager(ResultManager[GroupResult]):
 
     _expired = ("expired groups", GroupExpired, "date_saved")
 
-    def get_group(self, group_id: str) -> GroupResult:
+    def get_group(self, group_id: str | UUID) -> GroupResult:
         """Return the group; one that nobody has saved is empty, and not stored."""
         return self._row(group_id)
 
@@ -232,17 +251,19 @@ class GroupResultManager(ResultManager[GroupResult]):
         self,
         content_type: str,
         content_encoding: str,
-        group_id: str,
+        group_id: str | UUID,
         result: str | bytes | None,
-        using: Connection | None = None,
+        using: Connection | str | None = None,
         *,
         exception_retry_count: int = RETRIES,
     ) -> GroupResult:
         """Record that the group was saved, and return the row that the log makes of it."""
-        saved = self.database.emitter.emit(
+        group_id = id_of("group_id", group_id)
+        saved = made(
+            self.database.emitter.emit,
             GroupSaved,
             group_id,
-            result=encoded(result),
+            result=payload("result", result, content_type, content_encoding),
             content_type=content_type,
             content_encoding=content_encoding,
             members=members_of(result),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -10,12 +11,14 @@ from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from celery_journal.sql import DEFAULT_SCHEMA
 
-from .fields import View
+from .aggregates import ROWS, Aggregate
+from .fields import FieldError, View
 from .lookups import Statement
 from .projection import Row
 from .task_result import text_of
 
 R = TypeVar("R")
+S = TypeVar("S")
 
 #: A statement, and its parameters.
 Question = tuple[Composed, Mapping[str, Any]]
@@ -84,6 +87,8 @@ class Query(Generic[R]):
     order: tuple[str, ...] = ()
     start: int = 0
     stop: int | None = None
+    #: Whether rows whose columns are the same are one.
+    is_distinct: bool = False
 
     @property
     def is_sliced(self) -> bool:
@@ -110,6 +115,18 @@ class Query(Generic[R]):
             self.view.field_of(name.removeprefix("-"))
         return replace(self, order=names)
 
+    def backwards(self) -> Self:
+        """Return the query in the opposite order."""
+        if self.is_sliced:
+            raise TypeError("a slice cannot be read from its end; reverse the order first, then take the slice")
+        return replace(self, order=tuple(name[1:] if name.startswith("-") else f"-{name}" for name in self._order()))
+
+    def distinct(self) -> Self:
+        """Return the query of rows that all differ."""
+        if self.is_sliced:
+            raise TypeError("of a slice nothing is left out; say distinct() first, then take the slice")
+        return replace(self, is_distinct=True)
+
     def part(self, given: slice) -> Self:
         """Return the query of that part of the rows."""
         start, stop = given.start or 0, given.stop
@@ -126,20 +143,71 @@ class Query(Generic[R]):
         def make(row: dict[str, Any]) -> dict[str, Any]:
             return {name: text_of(value) if name in texts and isinstance(value, bytes) else value for name, value in row.items()}
 
-        return Query(self.model, self.view, names, make, self.where, self.order, self.start, self.stop)
+        return self._making(names, make)
+
+    def values_list(self, names: tuple[str, ...], *, flat: bool, named: bool) -> Query[Any]:
+        """Return the query of these fields as tuples, which have names if `named`; or if `flat` of the one field as it is."""
+        if flat and (named or len(names) != 1):
+            raise TypeError("flat is for one field, and for no names: values_list('task_id', flat=True)")
+        values = self.values(names)
+        tuple_of: Callable[[Iterable[Any]], Any] = namedtuple("Row", values.columns)._make if named else tuple  # type: ignore[attr-defined]  # mypy sees no names
+
+        def make(row: dict[str, Any]) -> Any:
+            found = values.make(row)
+            return found[names[0]] if flat else tuple_of(found[name] for name in values.columns)
+
+        return self._making(values.columns, make)
 
     def rows(self, schema: str) -> Question:
         """Return the statement that reads the rows, and its parameters."""
         statement = Statement(self.view, schema)
-        return self._of_these(statement, "rows", columns=statement.selected(self.columns), order=statement.ordered(self.order))
+        what = self._what(statement) if self.is_distinct else statement.selected(self.columns)
+        return self._of_these(statement, "rows", what=what, order=self._ordered(statement))
 
     def count(self, schema: str) -> Question:
         """Return the statement that counts them."""
-        return self._of_these(Statement(self.view, schema), "count")
+        statement = Statement(self.view, schema)
+        return self._of_these(statement, "number", what=self._what(statement))
 
     def exists(self, schema: str) -> Question:
         """Return the statement that says whether there are any."""
-        return self._of_these(Statement(self.view, schema), "exists")
+        statement = Statement(self.view, schema)
+        return self._of_these(statement, "exists", what=self._what(statement))
+
+    def aggregated(self, asked: Iterable[Aggregate], schema: str) -> Question:
+        """Return the statement that reckons these of the rows; raise FieldError where one cannot be reckoned."""
+        statement = Statement(self.view, schema)
+        for one in asked:
+            one.check(self.view)
+        fields = dict.fromkeys(one.field for one in asked if one.field != ROWS)
+        if self.is_distinct and (unread := fields.keys() - set(self.columns)):
+            raise FieldError(f"distinct rows of {', '.join(self.columns)} have no {unread.pop()}; name it in values() as well")
+        what = self._what(statement) if self.is_distinct else statement.selected(fields)
+        columns = SQL(", ").join(one.column(statement) for one in asked)
+        if not self.is_sliced:
+            return self._of_these(statement, "aggregates", what=what, aggregates=columns)
+        return self._of_these(statement, "aggregates of a slice", what=what, aggregates=columns, order=self._ordered(statement))
+
+    def _making(self, columns: tuple[str, ...], make: Callable[[dict[str, Any]], S]) -> Query[S]:
+        return Query(self.model, self.view, columns, make, self.where, self.order, self.start, self.stop, self.is_distinct)
+
+    def _what(self, statement: Statement) -> Composable:
+        """Return what tells rows apart that all differ; nothing where each row is one of its own."""
+        return statement.piece("distinct", columns=statement.selected(self.columns)) if self.is_distinct else SQL("")
+
+    def _order(self) -> tuple[str, ...]:
+        """Return the whole order, so that it is the same each time: the key decides between equals, or all that rows which differ have."""
+        if not self.is_distinct:
+            return (*self.order, self.view.key)
+        fields = {self.view.field_of(name) for name in self.columns}
+        unread = [name for name in self.order if self.view.field_of(name.removeprefix("-")) not in fields]
+        if unread and self.order != self.view.order:
+            order = unread[0].removeprefix("-")
+            raise FieldError(f"distinct rows of {', '.join(self.columns)} have no {order} to be put in the order of; name it in values()")
+        return (*(name for name in self.order if name not in unread), *self.columns)
+
+    def _ordered(self, statement: Statement) -> Composable:
+        return statement.ordered_alone(self._order(), self.columns) if self.is_distinct else statement.ordered(self._order())
 
     def _of_these(self, statement: Statement, name: str, **parts: Composable) -> Question:
         whole = statement.piece(

@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, overload
 from uuid import uuid4
 
+import psycopg
 from psycopg.rows import dict_row
 
 from celery_journal import sql
 from celery_journal.journal import Emitter, Journal
 
+from .aggregates import Aggregate, named
 from .projection import Connection
 from .query import Q, Query, Question
 
 R = TypeVar("R")
 S = TypeVar("S")
+C = TypeVar("C")
 
 #: Rows that are fetched at a time; what cannot be more needs no cursor on the server.
 PAGE = 1000
@@ -65,15 +68,23 @@ class Opened:
     emitter: Emitter
 
     @classmethod
-    def of(cls, connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> Opened:
-        """Return the journal of that schema, by this connection."""
-        return cls(connection, Journal(schema, announcing=True), Emitter())
+    def of(cls, connection: object, schema: str = sql.DEFAULT_SCHEMA) -> Opened:
+        """Return the journal of that schema, by this connection; raise TypeError if it is none."""
+        return cls(open_connection(connection, psycopg.Connection), Journal(schema, announcing=True), Emitter())
 
     def reading(self) -> AbstractContextManager[Connection]:
         """Lend the connection."""
         return nullcontext(self.connection)
 
     writing = reading
+
+
+def open_connection(given: object, kind: type[C]) -> C:
+    """Return the connection; raise TypeError if it is something else, such as the alias of a database of Django."""
+    if isinstance(given, kind):
+        return given
+    what = repr(given) if isinstance(given, str) else f"a {type(given).__name__}"
+    raise TypeError(f"it takes an open psycopg.{kind.__name__}, not {what}: without one, the journal is that of the current Celery app")
 
 
 class Chain(ABC, Generic[R, S]):
@@ -101,6 +112,10 @@ class Chain(ABC, Generic[R, S]):
         """Return no row."""
         return self.filter(pk__in=())
 
+    def distinct(self) -> S:
+        """Return the rows of `values` and `values_list` without those that are the same as another: `values_list("worker").distinct()`."""
+        return self._set(self.query.distinct())
+
     @abstractmethod
     def _set(self, query: Query[R]) -> S:
         """Return the set of another query in the same journal."""
@@ -118,6 +133,10 @@ class Rows(Chain[R, "QuerySet[R]"]):
         """Return the rows as dicts of these fields, of all unless given."""
         return QuerySet(self.query.values(names), self.database)
 
+    def values_list(self, *names: str, flat: bool = False, named: bool = False) -> QuerySet[Any]:
+        """Return the rows as tuples of these fields, of all unless given: named tuples if `named`, and of one field itself if `flat`."""
+        return QuerySet(self.query.values_list(names, flat=flat, named=named), self.database)
+
     def get(self, *conditions: Q, **lookups: object) -> R:
         """Return the one row; raise the model's `DoesNotExist` or `MultipleObjectsReturned` if it is not one."""
         query = self.filter(*conditions, **lookups).query if conditions or lookups else self.query
@@ -130,6 +149,10 @@ class Rows(Chain[R, "QuerySet[R]"]):
         """Return the first row, or None."""
         return next(iter(self._fetched(self.query.part(slice(1)))), None)
 
+    def last(self) -> R | None:
+        """Return the last row, or None; raise TypeError of a slice."""
+        return next(iter(self._fetched(self.query.backwards().part(slice(1)))), None)
+
     def count(self) -> int:
         """Return how many there are."""
         return int(self._answer(self.query.count(self.database.journal.schema)))
@@ -137,6 +160,32 @@ class Rows(Chain[R, "QuerySet[R]"]):
     def exists(self) -> bool:
         """Return whether there are any."""
         return bool(self._answer(self.query.exists(self.database.journal.schema)))
+
+    def aggregate(self, *asked: Aggregate, **by_name: Aggregate) -> dict[str, Any]:
+        """Return what is reckoned of the rows, by name: `aggregate(Max("date_done"))` has `date_done__max`.
+
+        Raises FieldError where something is not reckoned of such a field.
+        """
+        wanted = named(asked, by_name)
+        if not wanted:
+            return {}
+        with self.database.reading() as connection:
+            row = connection.execute(*self.query.aggregated(wanted.values(), self.database.journal.schema)).fetchone()
+        return dict(zip(wanted, row or (), strict=True))
+
+    def iterator(self, chunk_size: int = PAGE) -> Iterator[R]:
+        """Yield the rows from a cursor of the server, so many at a time, and keep none; asked for anew also where `len()` has kept them."""
+        name = f"rows_{uuid4().hex}"
+        with (
+            self.database.reading() as connection,
+            connection.transaction(),
+            connection.cursor(name, row_factory=dict_row) as cursor,
+            suppress(GeneratorExit),  # or what the loop did by the same connection would be rolled back
+        ):
+            cursor.itersize = chunk_size
+            cursor.execute(*self.query.rows(self.database.journal.schema))
+            for row in cursor:
+                yield self.query.make(row)
 
     def _set(self, query: Query[R]) -> QuerySet[R]:
         return QuerySet(query, self.database)
@@ -169,22 +218,9 @@ class QuerySet(Rows[R]):
         if self._kept is None and self.query.limit is not None and self.query.limit <= PAGE:
             yield from self._fetched(self.query)
         elif self._kept is None:
-            yield from self._streamed()
+            yield from self.iterator()
         else:
             yield from self._kept
-
-    def _streamed(self) -> Iterator[R]:
-        name = f"rows_{uuid4().hex}"
-        with (
-            self.database.reading() as connection,
-            connection.transaction(),
-            connection.cursor(name, row_factory=dict_row) as cursor,
-            suppress(GeneratorExit),  # or what the loop did by the same connection would be rolled back
-        ):
-            cursor.itersize = PAGE
-            cursor.execute(*self.query.rows(self.database.journal.schema))
-            for row in cursor:
-                yield self.query.make(row)
 
     def __len__(self) -> int:
         if self._kept is None:

@@ -32,8 +32,10 @@ class TaskAttempt(BaseModel):
     #: The host name of the worker that ran it, and its process.
     worker: str | None = None
     pid: int | None = None
-    #: PENDING, RECEIVED or STARTED, and at the end RETRY, REJECTED, REVOKED, IGNORED, FAILURE or SUCCESS.
+    #: PENDING, RECEIVED or STARTED, and at the end RETRY, REJECTED, REVOKED, IGNORED, FAILURE, SUCCESS, or REPLACED where the run has put
+    #: another task in its place.
     status: str = "PENDING"
+    #: The newest sending before it, where an id was sent more than once.
     date_sent: datetime | None = None
     date_received: datetime | None = None
     date_started: datetime | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import computed_field, field_validator
+from pydantic import ValidationInfo, computed_field, field_validator
 
 from .projection import Row
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Sends the task of that id again, as it was published, and returns its result; the consumers, who know Celery, put it here.
 replay_task: Callable[..., Any] | None = None
+
+#: Decodes the result of a row as Celery's serializers made it; put here by those who know them.
+decode_result: Callable[[TaskResult], Any] | None = None
 
 
 def text_of(encoded: bytes | None) -> str | None:
@@ -31,10 +34,10 @@ def text_of(encoded: bytes | None) -> str | None:
 
 
 class TaskResult(Row):
-    """A task's status and result, with what was asked and who ran it.
+    """A task's status and result, with what was asked and who ran it: all of one run, where an id was sent more than once.
 
     The times are aware, in UTC, and come from the events: `date_created` is the first fact about the task,
-    `date_started` the first start of the current attempt, `date_done` the end (None before), `date_updated` the last fact.
+    `date_started` the start of the run that ended it, or of the newest, `date_done` the end (None before), `date_updated` the last fact.
     Only `recorded_at` is by the clock of the database.
     """
 
@@ -83,6 +86,12 @@ class TaskResult(Row):
     def _as_text(cls, value: object) -> object:
         return text_of(value) if isinstance(value, bytes) else value
 
+    @field_validator("parent_id")
+    @classmethod
+    def _of_another(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Return the parent, unless it is the task itself: so says Celery where a task without one tries again, and so do older logs."""
+        return None if value == info.data.get("task_id") else value
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def task_args(self) -> str | None:
@@ -115,8 +124,19 @@ class TaskResult(Row):
         """The result as Python writes it where it is JSON; otherwise as text, base64 where it is binary."""
         try:
             return None if self.result is None else repr(json.loads(self.result))
-        except ValueError:
+        except (ValueError, RecursionError):
             return text_of(self.result)
+
+    @property
+    def return_value(self) -> Any:
+        """What the task returned, or the exception that it failed with, as `AsyncResult.result` of the current app has it; None before.
+
+        Raises ValueError, in one sentence, where it cannot be decoded, such as a pickle that the app's `accept_content` does not name;
+        `result` has its bytes. Raises RuntimeError without Celery.
+        """
+        if decode_result is None:
+            raise RuntimeError("return_value needs Celery; import TaskResult from celery_journal.consumers.models")
+        return decode_result(self)
 
     def replay(self, **wishes: Any) -> Any:
         """Send the task again as it was published, and return its `celery.result.AsyncResult`; raise RuntimeError without Celery.

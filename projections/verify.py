@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import IsolationLevel
+from psycopg import IsolationLevel, errors
 
-from celery_journal.sql import DEFAULT_SCHEMA
+from celery_journal.journal import JournalError
+from celery_journal.journal.command import command
+from celery_journal.sql import DEFAULT_SCHEMA, query
 from celery_journal.sql.fold import Projection
 
 from ._statements import statement
 from .projection import PROJECTIONS, Connection
+
+
+class VerifyRefused(JournalError):
+    """The login may not see what the views are made of, or make temporary tables."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class Verification:
 def verify(connection: Connection, names: Sequence[str] = PROJECTIONS, schema: str = DEFAULT_SCHEMA) -> Verification:
     """Fold the log into temporary tables and compare them with the live ones, on one snapshot, while writers go on.
 
-    The connection must be in autocommit mode, and its user see the tables.
+    The connection must be in autocommit mode, and its user see the tables, as the auditor does; raises VerifyRefused if not.
     """
     compared: dict[str, int] = {}
     differences: list[Difference] = []
@@ -66,9 +74,15 @@ def verify(connection: Connection, names: Sequence[str] = PROJECTIONS, schema: s
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     try:
         with connection.transaction():
+            connection.execute(query("schema.sql", "trusted path", schema))
             connection.execute(statement("plan for many", schema))
             for name in names:
                 compared[name] = _verify(connection, name, schema, differences)
+    except errors.InsufficientPrivilege as exc:
+        raise VerifyRefused(
+            f"{exc.diag.message_primary}; verify folds into temporary tables what it compares with the views' own: "
+            f"use a login that has the role of the auditor, as {command('roles')} makes it"
+        ) from exc
     finally:
         connection.isolation_level = before
     return Verification(compared, differences)

@@ -1,5 +1,8 @@
 -- What the log knows already when Celery's broadcast tells of it.
 
+-- name: has started lately
+select clock_timestamp() - pg_postmaster_start_time() < %(seconds)s * interval '1 second'
+
 -- name: workers
 -- The newest process of each worker, whether it journals by itself, when it was last heard of by its own clock, which is that of its
 -- broadcast, how far that is ahead, and for how many seconds that is believed: some heartbeats.
@@ -45,8 +48,9 @@ select e.event_id, e.stream, e.kind, e.state, e.attempt, e.worker, e.run, e.sour
    and e.state is not null
 
 -- name: ever told
--- The same, however long ago: a task with an eta may have been received last month.
+-- The same in one stretch of the log, of all: a task with an eta may have been received last month.
 select e.event_id, e.stream, e.kind, e.state, e.attempt, e.worker, e.run, e.source, e.occurred_at
   from celery_journal.event e
  where e.stream = any(%(streams)s::text[])
+   and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid
    and e.state is not null

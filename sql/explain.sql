@@ -49,8 +49,9 @@ select c.group_id, c.size, c.done, c.failed, c.count, c.state, c.body_task_id, c
  where c.group_id = %(id)s
 
 -- name: sized
--- Whether the size of the chord was told, which Celery does before it sends the last of the header.
-select exists (select from celery_journal.event e where e.stream = %(id)s and e.size is not null) as is_sized
+-- Of one stretch of the log: whether the size of the chord was told, which Celery does before it sends the last of the header.
+select exists (select from celery_journal.event e
+                where e.stream = %(id)s and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid and e.size is not null) as is_sized
 
 -- name: chord of body
 select celery_journal.chord_of_body(%(id)s)
@@ -73,3 +74,16 @@ select t.task_id, t.status as state, t.worker, t.lost_reason is not null as lost
  where t.date_done is null and t.group_id = %(id)s
  order by t.task_id
  limit 1000
+
+-- name: raised
+-- Of those tasks the stored exceptions, where they are short enough to be opened for a line.
+select t.task_id, t.content_type, t.content_encoding, t.result
+  from celery_journal.task_result t
+ where t.task_id = any(%(ids)s) and octet_length(t.result) <= 10000
+
+-- name: first names
+-- Of those tasks that have put another one in their place, the names that they had before.
+select distinct on (r.stream) r.stream, r.name
+  from celery_journal.event r
+ where r.stream = any(%(ids)s) and r.kind = 'task-replaced' and r.name is not null
+ order by r.stream, r.position

@@ -32,11 +32,14 @@ class Projection:
         self._apart = "part kinds" in texts
         self._texts = {**queries("fold.sql", schema), **texts, "table": f"{schema}.{self.table_names[0]}"}
         if not self._has_parts:
-            self._texts |= {"parts anew": "", "batch parts": ""}
+            self._texts |= {"batch parts": ""}
         if self._apart:
             self._texts["refold parts"] = _from(texts["parts"], "{since forgotten}")
         else:
             self._texts["part kinds"] = ""
+            self._texts["parts anew"] = self._texts["own parts anew"] if self._has_parts else ""
+        for text in ("refold", "refold parts"):
+            self._texts[f"{text} from"] = self._texts[text].replace("{since forgotten}", "{since forgotten from}")
         if self._has_parts and not self._apart:
             self._texts["merge one part"] = _of_one_event(texts["merge part"], "lift part")
         else:
@@ -109,6 +112,11 @@ def trigger_function(projections: list[Projection], schema: str = DEFAULT_SCHEMA
     steps = "\n".join(projection.step() for projection in projections)
     text = queries("fold.sql", schema)["trigger"].replace("{steps}", steps)
     return text.replace(f"{schema}.fold()", f"{schema}.{name}()")
+
+
+def attached(schema: str = DEFAULT_SCHEMA) -> str:
+    """Return the statement that attaches the fold to the log, if it is not as it should be."""
+    return queries("fold.sql", schema)["attach unless attached"].replace("{attach}", trigger(schema))
 
 
 def trigger(schema: str = DEFAULT_SCHEMA, name: str = "fold") -> str:

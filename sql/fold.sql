@@ -14,7 +14,19 @@ declare
     told          text[];  -- the kinds of a batch
     forgotten     bigint;
     forgotten_ids text[] := '{}';
+    first_id      uuid;
+    last_id       uuid;
 begin
+    if tg_table_schema <> 'celery_journal' or tg_table_name <> 'event' then
+        raise exception 'this trigger is for the log alone, and not for %.%', tg_table_schema, tg_table_name
+              using errcode = 'insufficient_privilege';
+    end if;
+    if not exists (select from celery_journal.epoch e, pg_control_system() c
+                    where e.generation = c.system_identifier::text
+                      and e.number = (select max(l.number) from celery_journal.epoch l)) then
+        raise exception 'the log was restored from another cluster, and does not count on yet'
+              using errcode = 'object_not_in_prerequisite_state', hint = 'run: celery-journal migrate';
+    end if;
     select count(*), min(e.kind) into events, kind from new_event e;
     if events > 1 then
         told := array(select distinct e.kind from new_event e);
@@ -27,6 +39,17 @@ end $fold$
 create or replace trigger fold
 after insert on celery_journal.event referencing new table as new_event
 for each statement execute function celery_journal.fold()
+
+-- name: attach unless attached
+-- Who writes is waited for, and waits until the end of the transaction, but where there is something to change.
+do $$
+begin
+    if not exists (select from pg_catalog.pg_trigger t
+                    where t.tgrelid = 'celery_journal.event'::regclass::oid and t.tgname = 'fold' and t.tgenabled = 'O'
+                      and t.tgtype = 4 and t.tgnewtable = 'new_event' and t.tgfoid = to_regprocedure('celery_journal.fold()')::oid) then
+        {attach};
+    end if;
+end $$
 
 -- name: step
 -- One event needs no order and no grouping. A stream that was ever forgotten is folded anew from the log, because what an
@@ -49,10 +72,25 @@ for each statement execute function celery_journal.fold()
         {merge many and ask} into forgotten_ids;
 {own batch parts}    end if;
     if forgotten_ids <> '{}' then
+        -- The rows are locked, and all that counts of them has been folded into them: they tell from when on it is. What is planned
+        -- for this alone locks no other partitions.
+        select case when {first of rows} is not null
+                    then celery_journal.first_event_id(greatest({first of rows} - interval '1 day', '1970-01-01 00:00+00')) end,
+               {last of rows} into first_id, last_id
+          from {table} t where t.{key} = any(forgotten_ids);
         {clear};
-        {refold};{parts anew}
+        if first_id is not null then
+            execute $refold${refold from}$refold$ using forgotten_ids, first_id, last_id;
+        end if;{parts anew}
     end if;
     forgotten_ids := '{}';
+
+-- name: first of rows
+min(t.date_created)
+
+-- name: last of rows
+-- Most rows do not tell until when.
+'ffffffff-ffff-ffff-ffff-ffffffffffff'
 
 -- name: parts step
 -- A part waits for its chord's row only where the chord was ever forgotten; then before it, as everyone does.
@@ -75,7 +113,7 @@ with {folded parts}
 {merge part}
 
 -- name: folded parts
-lifted as materialized ({lift part}), folded as ({combine part})
+{lifted parts}, folded as ({combine part})
 
 -- name: refold parts
 with new_event as {since forgotten}, {folded parts}
@@ -91,6 +129,12 @@ with new_event as {since forgotten}, {folded parts}
         {clear parts};
         {refold parts};
 
+-- name: own parts anew
+        {clear parts};
+        if first_id is not null then
+            execute $refold${refold parts from}$refold$ using forgotten_ids, first_id, last_id;
+        end if;
+
 -- name: forget
 -- Locks every row of a batch that forgets anything, in the order of the merge: two passes in two orders could deadlock.
 insert into {table} as t ({key}, forgotten_position)
@@ -105,13 +149,20 @@ on conflict ({key}) do update set
        forgotten_before = null
  where excluded.forgotten_position is not null
 
+-- name: lifted
+-- Numbered, because a place in the log is not always one event's: a log that was restored without its sequence has some twice.
+lifted as materialized (select row_number() over () as number, l.* from ({lift}) l)
+
+-- name: lifted parts
+lifted as materialized (select row_number() over () as number, l.* from ({lift part}) l)
+
 -- name: merge many
-with lifted as materialized ({lift}), folded as ({combine})
+with {lifted}, folded as ({combine})
 {merge}
 
 -- name: merge many and ask
 -- Which of the rows were ever forgotten is known of each that is merged, where nothing else is to be looked at.
-with lifted as materialized ({lift}), folded as ({combine}), merged as ({merge}
+with {lifted}, folded as ({combine}), merged as ({merge}
 returning t.{key}, t.forgotten_position)
 select coalesce(array_agg(m.{key} order by m.{key}), '{}') from merged m where m.forgotten_position is not null
 
@@ -121,8 +172,15 @@ select coalesce(array_agg(m.{key} order by m.{key}), '{}') from merged m where m
         join {table} t on t.{key} = e.stream and e.position > t.forgotten_position
   where e.stream = any({forgotten ids}))
 
+-- name: since forgotten from
+-- The same, in a statement of its own, between two ids.
+(select e.*
+   from celery_journal.event e
+        join {table} t on t.{key} = e.stream and e.position > t.forgotten_position
+  where e.stream = any($1) and e.event_id between $2 and $3)
+
 -- name: refold
-with new_event as {since forgotten}, lifted as materialized ({lift}), folded as ({combine})
+with new_event as {since forgotten}, {lifted}, folded as ({combine})
 {merge}
 
 -- name: lock forgotten

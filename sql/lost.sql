@@ -14,14 +14,24 @@ select celery_journal.begin_lost_sweep(%(claimant)s, %(pause)s * interval '1 sec
 -- The planner takes this for long and would compile it, which takes longer than it runs.
 select set_config('jit', 'off', true)
 
+-- name: oldest
+-- Before it nothing in the log is looked at: a day before the oldest task that has neither ended nor been marked, and the oldest chord
+-- that waits.
+select celery_journal.first_event_id(greatest(least(
+           (select min(t.date_created) from celery_journal.task_result t where t.date_done is null and t.lost_reason is null),
+           (select c.date_created
+              from celery_journal.silent_chords('0', false, 1) s
+                   cross join lateral (select c.date_created from celery_journal.chord_counter c where c.group_id = s.group_id limit 1) c),
+           clock_timestamp()) - interval '1 day', '1970-01-01 00:00+00')) as first_id
+
 -- name: found
 -- What has not ended, has not been marked, and of which nothing was heard for long enough. In the order of their ids.
 --
--- `cause` is one of: never received (by a queue that has a live consumer), expired, worker gone, worker restarted, end not heard,
--- over time.
--- All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
+-- `cause` is one of: never received (by a queue that has a live consumer), expired, cancelled, worker gone, worker restarted, end not
+-- heard, over time. What a broker gives back, because its worker is gone and had not acknowledged it, waits like what was never received.
+-- One odd fact, such as a time without an end, must not end the search. All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
 with life as materialized (
-    select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid, w.pool,
+    select w.worker, w.alive, w.offline, w.online_since, w.source, w.queues, w.active, w.pid, w.pool, w.visibility_timeout,
            -- Of whom only the broadcast tells, nobody hears while no capture is there, or none has caught up.
            greatest(w.last_seen, pg_postmaster_start_time(),
                     case when w.source = 'broadcast'
@@ -34,16 +44,20 @@ open as materialized (
     select t.task_id, t.task_name, t.status, t.worker, t.retries, t.queue, t.group_id, t.date_created, t.date_sent, t.recorded_at
       from celery_journal.task_result t
      where t.date_done is null and t.lost_reason is null
-       and t.recorded_at < clock_timestamp() - least(%(grace)s::double precision, 60) * interval '1 second'),
--- What was received lately: that which has ended last, and all that is under way.
+       and t.recorded_at < clock_timestamp() - least(%(grace)s::double precision, 60) * interval '1 second'
+       and t.task_id <> all(%(passed)s)),
+-- What was received lately: of each worker what has ended last, so that a busy one hides no other; and all that is under way. Not
+-- "worker =": the planner, who cannot know which worker has done little, may then read what all have done, to find its last.
 taken as materialized (
     select r.*
-      from (select t.task_id, t.queue, t.worker, t.date_sent, t.recorded_at
-              from celery_journal.task_result t
-             where t.date_done is not null
-             order by t.date_done desc nulls first
-             limit 1000) r
-     where r.worker is not null
+      from life w
+           cross join lateral (
+               select t.task_id, t.queue, t.worker, t.date_sent, t.recorded_at
+                 from celery_journal.task_result t
+                where t.worker >= w.worker collate "default" and t.worker <= w.worker collate "default" and t.date_done is not null
+                order by t.worker, t.date_done desc nulls first
+                limit 200) r
+     where w.last_seen > clock_timestamp() - interval '1 hour'
      union all
     select t.task_id, t.queue, t.worker, t.date_sent, t.recorded_at
       from celery_journal.task_result t
@@ -85,7 +99,7 @@ consumer as materialized (
 earlier as materialized (
     select w.worker, w.pid, max(e.recorded_at) as recorded_at
       from life w
-           join celery_journal.event e on e.stream = w.worker and e.pid <> w.pid
+           join celery_journal.event e on e.stream = w.worker and e.pid <> w.pid and e.event_id >= %(first_id)s::uuid
      where w.source = 'broadcast' and w.alive
        and exists (select from open o where o.worker = w.worker and o.recorded_at < w.online_since)
        and e.kind in ('worker-online', 'worker-heartbeat', 'worker-offline')
@@ -96,11 +110,12 @@ death as materialized (
                 when w.source is distinct from 'broadcast' then w.online_since
                 else (select min(e.recorded_at)
                         from earlier p
-                             join celery_journal.event e on e.stream = p.worker and e.pid = p.pid and e.recorded_at > p.recorded_at
+                             join celery_journal.event e
+                               on e.stream = p.worker and e.pid = p.pid and e.recorded_at > p.recorded_at and e.event_id >= %(first_id)s::uuid
                        where p.worker = w.worker) end as died_at
       from life w),
 waiting as materialized (
-    select o.*, c.consumers, c.idle_worker, c.is_derived, v.task_id as overtaken_by,
+    select o.*, c.consumers, c.idle_worker, c.is_derived, v.task_id as overtaken_by, v.date_sent as overtaker_sent,
            o.date_sent is not null and (c.idle_worker is not null or (c.consumers > 0 and v.task_id is not null)) as is_due
       from open o
            left join consumer c on c.queue = o.queue
@@ -123,16 +138,16 @@ suspect as materialized (
                select from celery_journal.task_attempt a
                 where a.task_id = w.task_id and a.expires < clock_timestamp() - %(grace)s * interval '1 second' limit 1) e
      union all
-    select o.*, c.consumers, c.idle_worker, c.is_derived, null, null
+    select o.*, c.consumers, c.idle_worker, c.is_derived, null, null, null
       from open o
            left join consumer c on c.queue = o.queue
      where o.worker is not null or o.status <> 'PENDING'),
 -- The newest attempt of each, and the deliveries of its message.
 attempt as (
-    select s.*, n.attempt, n.eta, n.expires, n.sent_recorded_at,
+    select s.*, n.attempt, n.eta, n.expires, n.sent_recorded_at, n.sent_at,
            -- A broker counts from the sending, whatever the clock of the sender says; and who waits for an eta says only then that
            -- the task has expired.
-           coalesce(greatest(n.expires, n.expires + (n.sent_recorded_at - n.sent_at), n.eta)
+           coalesce(greatest(n.expires, case when isfinite(n.sent_at) then n.expires + (n.sent_recorded_at - n.sent_at) end, n.eta)
                     < clock_timestamp() - %(grace)s * interval '1 second' and n.expires is not null, false) as has_expired
       from suspect s
            left join lateral (
@@ -158,56 +173,100 @@ run as (
                   and not exists (select from celery_journal.task_attempt u
                                    where u.task_id = a.task_id and u.attempt = a.attempt and u.worker is not null)
                 union all
-               select null, e.worker, e.state, null, null, e.recorded_at, false
+               -- Of what others have witnessed of a worker, a start says more than a receipt.
+               (select distinct on (e.worker) null, e.worker, e.state, null::timestamptz, null::double precision, e.recorded_at, false
                  from celery_journal.event e
                 where e.stream = a.task_id and e.kind = 'task-witnessed' and e.worker is not null
                   and e.attempt >= coalesce(a.attempt, 0)
-                  and e.event_id >= celery_journal.first_event_id(a.date_created - interval '1 day')
-                  and (a.worker is null or a.status = 'RETRY')) r on true),
+                  and e.event_id >= %(first_id)s::uuid
+                  and e.event_id >= celery_journal.first_event_id(least(greatest(a.date_created, '1970-01-02 00:00+00'), clock_timestamp()) - interval '1 day')
+                  and (a.worker is null or a.status = 'RETRY')
+                order by e.worker, e.state = 'RECEIVED', e.recorded_at desc)) r on true),
+-- Whose worker is gone, and what it has told of the message: that it acknowledges it late, or that it has cancelled the run.
+parted as (
+    select r.*, d.worker as known_worker, d.source, d.active, d.pool, d.alive, d.offline, d.last_seen, d.online_since, d.patience, d.died_at,
+           d.visibility_timeout, g.is_gone, m.said,
+           r.date_started is null and r.run_status in ('PENDING', 'RECEIVED') as is_unstarted
+      from run r
+           left join death d on d.worker = r.run_worker
+           cross join lateral (
+               select case when d.worker is null then false
+                           when not d.alive then greatest(d.died_at, r.recorded_at) < clock_timestamp() - d.patience
+                           else coalesce(d.died_at > greatest(r.run_recorded_at, r.recorded_at)
+                                         and d.died_at < clock_timestamp() - d.patience, false) end as is_gone) g
+           left join lateral (
+               select e.reason as said
+                 from celery_journal.event e
+                where (r.run_status = 'RETRY' or (g.is_gone and not r.ended))
+                  and e.stream = r.task_id
+                  and e.kind = case when r.run_status = 'RETRY' then 'task-retried' else 'task-started' end
+                  and e.attempt = r.attempt
+                  and e.run is not distinct from r.run
+                  and e.event_id >= %(first_id)s::uuid
+                  and e.event_id >= celery_journal.first_event_id(least(greatest(r.date_created, '1970-01-02 00:00+00'), clock_timestamp()) - interval '1 day')
+                order by e.position desc
+                limit 1) m on true),
 judged as (
-    select r.*, d.alive, d.offline, d.last_seen, d.online_since,
-           case when r.run_worker is null or r.ended then null
-                -- What a worker that went offline had only received is in its queue again.
-                when not d.alive and d.offline and r.run_status = 'RECEIVED' and r.consumers is null and not r.has_expired then 'queued'
-                when not d.alive and greatest(d.died_at, r.recorded_at) < clock_timestamp() - d.patience then 'worker gone'
-                when d.alive and d.died_at > greatest(r.run_recorded_at, r.recorded_at)
-                     and d.died_at < clock_timestamp() - d.patience then 'worker restarted'
+    select d.*,
+           case when d.run_worker is null then null
+                -- What is in its place may be a workflow, whose last step has its id.
+                when d.run_status = 'REPLACED' and coalesce(d.sent_at <= d.date_started, true)
+                     and d.run_recorded_at = max(d.run_recorded_at) over (partition by d.task_id) then 'under way'
+                when d.ended and d.run_status = 'RETRY' and d.said = %(cancelled)s then 'cancelled'
+                when d.ended and d.run_status = 'RETRY' and d.said is not null then 'given back'
+                when d.ended then null
+                when d.is_unstarted and d.has_expired and d.is_gone then 'expired'
+                -- A worker that says that it goes has given back by then what it had not acknowledged.
+                when d.is_unstarted and (d.is_gone or (not d.alive and d.offline)) then 'given back'
+                -- One that only broadcasts has connected to its broker anew, which takes back what was not acknowledged. Captures that
+                -- share the broadcast may be so much behind one another.
+                when d.is_unstarted and d.alive and d.source = 'broadcast' and d.online_since > d.run_recorded_at + interval '3 seconds'
+                then 'given back'
+                when d.is_gone and d.said = %(late)s then 'given back'
+                when d.is_gone and not d.alive then 'worker gone'
+                when d.is_gone then 'worker restarted'
                 -- The message may have been in its queue again, because the connection broke, and the broker says nothing of its end.
-                when r.has_expired and r.date_started is null and r.run_status in ('PENDING', 'RECEIVED') then 'expired'
-                when d.worker is null then 'unknown'
+                when d.has_expired and d.is_unstarted then 'expired'
+                when d.known_worker is null then 'unknown'
                 -- A broadcast that is lost is lost for ever: it has ended, and nobody knows how.
-                when d.alive and d.source = 'broadcast' and d.active = 0 and r.run_status = 'STARTED'
-                     and greatest(r.run_recorded_at, r.recorded_at) < d.last_seen - d.patience
-                     and greatest(r.run_recorded_at, r.recorded_at) < clock_timestamp() - %(grace)s * interval '1 second'
+                when d.alive and d.source = 'broadcast' and d.active = 0 and d.run_status = 'STARTED'
+                     and greatest(d.run_recorded_at, d.recorded_at) < d.last_seen - d.patience
+                     and greatest(d.run_recorded_at, d.recorded_at) < clock_timestamp() - %(grace)s * interval '1 second'
                 then 'end not heard'
                 -- These pools let a task run for as long as it likes.
-                when d.alive and r.date_started is not null and r.time_limit is not null and coalesce(d.pool, '') not in ('solo', 'thread')
-                     and greatest(r.run_recorded_at, r.date_started) < clock_timestamp() - (r.time_limit + %(grace)s) * interval '1 second'
+                when d.alive and d.date_started is not null and d.time_limit is not null and coalesce(d.pool, '') not in ('solo', 'thread')
+                     and greatest(d.run_recorded_at, d.date_started) < clock_timestamp() - (least(d.time_limit, 1e9) + %(grace)s) * interval '1 second'
                 then 'over time'
                 else 'under way' end as verdict
-      from run r
-           left join death d on d.worker = r.run_worker),
--- One that is under way in any of its deliveries is not lost.
+      from parted d),
+-- One that is under way in any of its deliveries is not lost, and one that the broker has again waits.
 answer as (
     select distinct on (j.task_id) j.*,
-           bool_or(j.verdict is not null
-                   and j.verdict not in ('worker gone', 'worker restarted', 'expired', 'end not heard', 'over time')) over task as may_go_on,
-           bool_and(j.verdict is null) over task as waits
+           bool_or(j.verdict in ('under way', 'unknown')) over task as may_go_on,
+           bool_and(coalesce(j.verdict = 'given back', true)) over task or coalesce(bool_or(j.verdict = 'given back') over task, false) as waits,
+           coalesce(bool_or(j.verdict = 'given back') over task, false) as is_given_back
       from judged j
     window task as (partition by j.task_id)
-     order by j.task_id, j.verdict is null, j.run_recorded_at desc nulls last)
+     order by j.task_id, j.verdict is null, j.verdict is distinct from 'given back', j.run_recorded_at desc nulls last)
 select a.task_id, a.task_name as name, a.status as state, coalesce(a.attempt, a.retries, 0) as attempt, a.queue, a.group_id, a.date_sent, a.recorded_at,
        case when not a.waits then a.verdict when a.has_expired then 'expired' else 'never received' end as cause,
-       a.run, case when not a.waits then a.run_worker end as worker, a.run_status, a.offline, a.last_seen, a.online_since, a.date_started, a.time_limit,
-       a.eta, a.expires, a.consumers, a.idle_worker, a.is_derived, a.overtaken_by,
+       a.run, case when not a.waits or a.is_given_back then a.run_worker end as worker,
+       a.run_status, a.alive, a.offline, a.source, a.last_seen, a.online_since, a.date_started, a.time_limit,
+       a.eta, a.expires, a.consumers, a.idle_worker, a.is_derived, a.overtaken_by, a.is_given_back,
        clock_timestamp() as now
   from answer a
- where not a.may_go_on
+ where a.may_go_on is not true
    and case when a.waits
-            then a.sent_recorded_at is not null
-                 and (a.status <> 'RETRY' or a.attempt > a.retries)
-                 and (a.has_expired or a.idle_worker is not null or a.overtaken_by is not null)
-                 and greatest(a.recorded_at, a.eta) < clock_timestamp() - %(grace)s * interval '1 second'
+            then (a.sent_recorded_at is not null or a.is_given_back)
+                 and (a.status <> 'RETRY' or a.attempt > a.retries or a.is_given_back)
+                 -- What RabbitMQ delays comes into its queue when it is due, behind all that was sent until then.
+                 and (a.has_expired or a.idle_worker is not null
+                      or (a.overtaken_by is not null and a.consumers > 0 and a.overtaker_sent > coalesce(a.eta, '-infinity')))
+                 -- Some brokers give back only after a while what a worker had that has not said goodbye.
+                 and greatest(a.recorded_at, a.eta,
+                              case when a.is_given_back
+                                   then a.died_at + case when a.offline then 0 else coalesce(a.visibility_timeout, 0) end * interval '1 second' end)
+                     < clock_timestamp() - %(grace)s * interval '1 second'
             else true end
  order by a.task_id
  limit %(limit)s
@@ -215,7 +274,7 @@ select a.task_id, a.task_name as name, a.status as state, coalesce(a.attempt, a.
 -- name: marked
 -- What was marked and of which nothing was heard since. Not where the worker that has it was only silent, and is there again.
 select t.task_id, t.task_name as name, t.status as state, coalesce(r.attempt, t.retries, 0) as attempt, r.run, t.queue, t.group_id, t.worker,
-       t.date_sent, t.recorded_at, t.lost_reason,
+       t.date_sent, t.recorded_at, t.lost_reason, w.alive, w.online_since, w.last_seen,
        case when t.task_name is null and t.worker is null then celery_journal.chord_of_body(t.task_id) end as body_of
   from celery_journal.task_result t
        left join lateral (
@@ -231,9 +290,51 @@ select t.task_id, t.task_name as name, t.status as state, coalesce(r.attempt, t.
         or w.online_since > r.recorded_at
         or (r.status = 'RECEIVED' and r.expires < clock_timestamp() and (r.eta is null or r.eta < clock_timestamp()))
         or (r.status = 'STARTED' and w.source = 'broadcast' and w.active = 0 and w.last_seen > r.recorded_at)
-        or r.date_started + r.time_limit * interval '1 second' < clock_timestamp())
+        or r.date_started < clock_timestamp() - least(r.time_limit, 1e9) * interval '1 second')
+   and t.task_id <> all(%(passed)s)
  order by t.date_created, t.task_id
  limit %(limit)s
+
+-- name: last news
+-- In one stretch of the log: when the tasks were last told of, by those who send and run them. That they are lost is no news of them.
+select e.stream, max(e.recorded_at) as heard_at
+  from celery_journal.event e
+ where e.stream = any(%(task_ids)s)
+   and e.kind in ('task-sent', 'task-received', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked',
+                  'task-ignored', 'task-failed', 'task-succeeded', 'task-replaced')
+   and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid
+ group by e.stream
+
+-- name: any replay
+-- Few logs have one, and then there is nothing to look for.
+select exists (select from celery_journal.event e where e.kind = 'replay-started')
+
+-- name: resolved
+-- Those of the tasks of which people have said last that nobody needs to look at them any more.
+select m.task_id from celery_journal.marked('resolved') as m (task_id) where m.task_id = any(%(task_ids)s)
+
+-- name: given back
+-- In one stretch of the log: those whose last delivery the broker has again, as far as is known: their worker is gone, and had not acknowledged it.
+select r.task_id, r.worker, r.queue
+  from (select distinct on (a.task_id) a.*
+          from celery_journal.task_attempt a
+         where a.task_id = any(%(task_ids)s)
+         order by a.task_id, a.attempt desc, a.recorded_at desc) r
+       join celery_journal.worker w on w.worker = r.worker
+       left join lateral (
+           select e.reason as said
+             from celery_journal.event e
+            where e.stream = r.task_id
+              and e.kind = case when r.status = 'RETRY' then 'task-retried' else 'task-started' end
+              and e.attempt = r.attempt
+              and e.run is not distinct from r.run
+              and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid
+            order by e.position desc
+            limit 1) m on true
+ where case r.status
+            when 'RETRY' then m.said <> %(cancelled)s
+            when 'RECEIVED' then w.alive is not true or w.online_since > r.recorded_at
+            when 'STARTED' then m.said = %(late)s and (w.alive is not true or w.online_since > r.recorded_at) end
 
 -- name: now
 select clock_timestamp()
@@ -268,14 +369,15 @@ with recursive chord as materialized (
                                        select from celery_journal.task_result t
                                         where t.task_id = m.task_id and t.date_done is null and not t.task_id = any(%(lost)s)
                                         limit 1) t)),
--- A node is [[id, parent node], null] for a task, [[id, parent node], [nodes]] for a group.
+-- A node is [[id, parent node], null] for a task, [[id, parent node], [nodes]] for a group. No canvas is a thousand deep; a forged
+-- header may be.
 node as (
-    select c.group_id, n.node, n.node #> '{0,1}' as parent
+    select c.group_id, n.node, n.node #> '{0,1}' as parent, 1 as depth
       from chord c, jsonb_array_elements(case jsonb_typeof(c.header) when 'array' then c.header else '[]' end) as n (node)
      union all
-    select g.group_id, n.node, coalesce(nullif(n.node #> '{0,1}', 'null'), g.parent)
+    select g.group_id, n.node, coalesce(nullif(n.node #> '{0,1}', 'null'), g.parent), g.depth + 1
       from node g, jsonb_array_elements(g.node -> 1) as n (node)
-     where jsonb_typeof(g.node -> 1) = 'array'),
+     where jsonb_typeof(g.node -> 1) = 'array' and g.depth < 1000),
 member as materialized (
     select n.group_id, n.node #>> '{0,0}' as task_id, n.parent,
            exists (select from celery_journal.chord_part p where p.group_id = n.group_id and p.task_id = n.node #>> '{0,0}') as has_returned
@@ -287,7 +389,7 @@ line as (
      union all
     select l.group_id, l.task_id, l.has_returned, l.distance + 1, l.parent #>> '{0,0}', l.parent #> '{0,1}', nullif(l.parent -> 1, 'null')
       from line l
-     where jsonb_typeof(l.parent) = 'array'),
+     where jsonb_typeof(l.parent) = 'array' and l.distance < 1000),
 missing as materialized (
     select l.group_id, l.task_id, min(l.ancestor) filter (where l.ancestor = any(%(lost)s)) as lost,
            (array_agg(l.ancestor order by l.distance desc))[1] as first, jsonb_agg(l.nodes) as nodes, array_agg(l.ancestor) as line
@@ -324,7 +426,10 @@ tracked as materialized (
      where c.size is not null and c.unsent <> '{}' and jsonb_typeof(l.parent) is distinct from 'array' and l.nodes is null)
 select c.group_id, c.body_task_id, c.size, c.done, h.heard_at, c.waits, c.lost, c.unsent, clock_timestamp() as now
   from hopeless c
-       cross join lateral (select max(e.recorded_at) as heard_at from celery_journal.event e where e.stream = c.group_id) h
+       cross join lateral (
+           select max(e.recorded_at) as heard_at
+             from celery_journal.event e
+            where e.stream = c.group_id and e.event_id >= %(first_id)s::uuid) h
        left join celery_journal.task_result t on t.task_id = c.body_task_id
  where t.date_done is null and (t.lost_reason is null or not %(unmarked)s)
    and (c.unsent = '{}'

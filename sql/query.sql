@@ -2,18 +2,53 @@
 -- never from what a user says: that is always a parameter.
 
 -- name: rows
-select {columns}
+select {what}
   from celery_journal.{view} t
  where {condition}
  order by {order}
  limit {limit} offset {start}
 
--- name: count
+-- name: number
 select count(*)
-  from (select from celery_journal.{view} t where {condition} limit {limit} offset {start}) r
+  from (select {what} from celery_journal.{view} t where {condition} limit {limit} offset {start}) r
+
+-- name: aggregates
+select {aggregates}
+  from (select {what} from celery_journal.{view} t where {condition}) r
+
+-- name: aggregates of a slice
+select {aggregates}
+  from (select {what} from celery_journal.{view} t where {condition} order by {order} limit {limit} offset {start}) r
 
 -- name: exists
-select exists (select from celery_journal.{view} t where {condition} limit {limit} offset {start})
+select exists (select {what} from celery_journal.{view} t where {condition} limit {limit} offset {start})
+
+-- name: distinct
+distinct {columns}
+
+-- name: count of rows
+count(*)
+
+-- name: count
+count({column})
+
+-- name: count distinct
+count(distinct {column})
+
+-- name: min
+min({column})
+
+-- name: max
+max({column})
+
+-- name: sum
+sum({column})
+
+-- name: avg
+avg({column})
+
+-- name: avg of integer
+avg({column})::double precision
 
 -- name: everything
 true
@@ -32,7 +67,7 @@ false
 t.{label}
 
 -- name: column run_time
-(t.date_done - t.date_started)
+(case when isfinite(t.date_done) and isfinite(t.date_started) then t.date_done - t.date_started end)
 
 -- name: column eta
 (select max(a.eta) from celery_journal.task_attempt a where a.task_id = t.task_id)
@@ -40,12 +75,29 @@ t.{label}
 -- name: column expires
 (select max(a.expires) from celery_journal.task_attempt a where a.task_id = t.task_id)
 
+-- name: column believed_date_done
+-- A clock that is more than a day ahead of the database, or ten years behind, is not believed; nor in the next.
+(case when t.date_done not between t.recorded_at - interval '10 years' and t.recorded_at + interval '1 day' then t.recorded_at else t.date_done end)
+
+-- name: column believed_date_saved
+(case when t.date_saved not between t.recorded_at - interval '10 years' and t.recorded_at + interval '1 day' then t.recorded_at else t.date_saved end)
+
 -- name: column hidden
 -- Few tasks are marked, and an index knows which: they are looked up once, and not for each row.
 (t.task_id in (select m.task_id from celery_journal.marked('hidden') as m (task_id)))
 
 -- name: column resolved
 (t.task_id in (select m.task_id from celery_journal.marked('resolved') as m (task_id)))
+
+-- name: column replaced_name
+(select r.name from celery_journal.event r where r.stream = t.task_id and r.kind = 'task-replaced' order by r.position limit 1)
+
+-- name: each replaced_name
+r.name
+
+-- name: any replaced_name
+-- An array, so that the keys are looked up by their index also beside another condition. Few tasks put another one in their place.
+t.task_id = any(array(select r.stream from celery_journal.event r where r.kind = 'task-replaced' and {condition}))
 
 -- name: as text
 {column}::text
@@ -85,10 +137,11 @@ t.{label}
 {column} <= {value}
 
 -- name: older_than
-{column} < statement_timestamp() - {value}::interval
+-- In seconds: a day of an interval has 23 or 25 hours where the session's clock changes.
+{column} < statement_timestamp() - extract(epoch from {value}::interval) * interval '1 second'
 
 -- name: within
-{column} >= statement_timestamp() - {value}::interval
+{column} >= statement_timestamp() - extract(epoch from {value}::interval) * interval '1 second'
 
 -- name: is null
 {column} is null
@@ -123,6 +176,10 @@ starts_with(lower({column}), lower({value}))
 -- name: path
 -- Of a value that jsonb cannot hold nothing can be known to contain it.
 {column} @> celery_journal.json_or_null({value}::bytea)
+
+-- name: path of an object
+-- A list contains text and numbers that it has as an item, but an object only as an item of a list.
+({column} @> celery_journal.json_or_null({value}::bytea) or {column} @> celery_journal.json_or_null({item}::bytea))
 
 -- name: path in a place
 {column} #> {place}::text[] @> celery_journal.json_or_null({value}::bytea)

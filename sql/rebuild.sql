@@ -9,11 +9,17 @@ select pg_try_advisory_lock(hashtextextended('celery_journal.rebuild', 0))
 select pg_advisory_unlock(hashtextextended('celery_journal.rebuild', 0))
 
 -- name: attached
-select from pg_catalog.pg_trigger where tgrelid = 'celery_journal.event'::regclass and tgname = %(trigger)s
+select from pg_catalog.pg_trigger where tgrelid = 'celery_journal.event'::regclass::oid and tgname = %(trigger)s
 
 -- name: detach
 -- Waits for the readers of the log too, even where there is no such trigger.
 drop trigger if exists {trigger} on celery_journal.event
+
+-- name: close function
+-- In the transaction that creates it: PostgreSQL lets everyone execute a new function, and who may execute one for triggers may attach
+-- it to a table of their own. It belongs to whom the tables belong to.
+revoke all on function celery_journal.{trigger}() from public;
+alter function celery_journal.{trigger}() owner to {owner}
 
 -- name: drop function
 drop function if exists celery_journal.{trigger}()
@@ -25,14 +31,55 @@ create or replace function celery_journal.{trigger}() returns trigger language p
 -- name: drop
 drop table if exists {new}
 
+-- name: empty
+truncate {table}
+
+-- name: set aside
+alter table {table} rename to {aside}
+
+-- name: left aside
+-- What earlier rebuilds have set aside, and nothing depends on any more.
+select c.relname as name
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = 'celery_journal' and c.relkind = 'r' and c.relname like '%%\_\_aside\_%%'
+   and not exists (select from pg_catalog.pg_depend d
+                    where d.deptype in ('n', 'a')
+                      and (d.refclassid = 'pg_class'::regclass::oid and d.refobjid = c.oid
+                           or d.refclassid = 'pg_type'::regclass::oid and d.refobjid in (c.reltype, (select t.typarray from pg_catalog.pg_type t where t.oid = c.reltype)))
+                      and d.classid <> 'pg_attrdef'::regclass::oid and d.classid <> 'pg_constraint'::regclass::oid
+                      and not (d.classid = 'pg_class'::regclass::oid
+                               and exists (select from pg_catalog.pg_index i where i.indexrelid = d.objid and i.indrelid = c.oid)))
+
+-- name: dependents
+-- What reads the table itself and is none of ours: who it belongs to, whether that one could read it at all, and where it may look.
+select replace(pg_describe_object(r.classid, r.objid, r.objsubid), 'rule _RETURN on ', '') as what, pg_get_userbyid(r.owner) as owner,
+       has_table_privilege(r.owner, r.live, 'select') as reads
+  from (select d.classid, d.objid, d.objsubid, c.oid as live, coalesce(w.relowner, p.proowner, u.relowner) as owner
+          from pg_catalog.pg_class c
+               join pg_catalog.pg_type t on t.oid = c.reltype
+               join pg_catalog.pg_depend d
+                 on d.deptype = 'n'
+                and (d.refclassid = 'pg_class'::regclass::oid and d.refobjid = c.oid
+                     or d.refclassid = 'pg_type'::regclass::oid and d.refobjid in (t.oid, t.typarray))
+               left join pg_catalog.pg_rewrite e on d.classid = 'pg_rewrite'::regclass::oid and e.oid = d.objid
+               left join pg_catalog.pg_class w on w.oid = e.ev_class
+               left join pg_catalog.pg_proc p on d.classid = 'pg_proc'::regclass::oid and p.oid = d.objid
+               left join pg_catalog.pg_class u on d.classid = 'pg_class'::regclass::oid and u.oid = d.objid
+         where c.oid = %(table)s::regclass::oid
+           and coalesce(w.relnamespace, p.pronamespace, u.relnamespace) is distinct from c.relnamespace) r
+ where r.owner is not null
+ order by 1
+
 -- name: create
-create table {new} (like {live} including all)
+-- One transaction: whatever the default privileges are, nobody else may write into what becomes the live table.
+create table {new} (like {live} including all);
+revoke all on {new} from public
 
 -- name: storage
 -- What `like` does not copy: the storage parameters and the owner.
-select array_to_string(c.reloptions, ', ') as options, pg_get_userbyid(c.relowner) as owner
+select array_to_string(c.reloptions, ', ') as options, quote_ident(pg_get_userbyid(c.relowner)) as owner
   from pg_catalog.pg_class c
- where c.oid = %(table)s::regclass
+ where c.oid = %(table)s::regclass::oid
 
 -- name: privileges
 -- The statements that give the new table the live one's grants and comment, which `like` does not copy either.
@@ -92,8 +139,11 @@ set local enable_nestloop = off;
 set local jit = off
 
 -- name: lock timeout
--- Writers queue behind a lock that waits, so it does not wait long.
-set local lock_timeout = '500ms'
+-- Writers queue behind a lock that waits, so it does not wait long: not while it is waited for, and not while it is held.
+set local lock_timeout = '25ms'
+
+-- name: shorter lock timeout
+set local lock_timeout = '10ms'
 
 -- name: stop writers
 -- For the moment of the swap, or of attaching the trigger. Writers in flight are waited for, and readers go on.
@@ -108,7 +158,7 @@ alter table {new} rename to {live name}
 select c.relname as name, i.indisunique::text || substring(pg_get_indexdef(i.indexrelid) from ' USING .*') as definition
   from pg_catalog.pg_index i
        join pg_catalog.pg_class c on c.oid = i.indexrelid
- where i.indrelid = %(table)s::regclass
+ where i.indrelid = %(table)s::regclass::oid
 
 -- name: rename index
 alter index celery_journal.{name} rename to {wanted}
@@ -118,7 +168,7 @@ alter index celery_journal.{name} rename to {wanted}
 select a.attname as name, coalesce(a.attnum = any(i.indkey), false) as in_key
   from pg_catalog.pg_attribute a
        left join pg_catalog.pg_index i on i.indrelid = a.attrelid and i.indisprimary
- where a.attrelid = %(table)s::regclass
+ where a.attrelid = %(table)s::regclass::oid
    and a.attnum > 0
    and not a.attisdropped
    and a.attname not in ('forgotten_position', 'forgotten_before')

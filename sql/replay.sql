@@ -11,6 +11,15 @@ select pg_advisory_unlock(hashtextextended('celery_journal.replay.' || %(replay)
 -- One process at a time finds out that nobody else sends its next batch, and says that it does.
 select pg_advisory_xact_lock(hashtextextended('celery_journal.replay', 0))
 
+-- name: unfinished
+-- The replays that somebody has begun, and that are not at their end: running, interrupted, or in doubt. The newest first.
+select r.stream
+  from celery_journal.event r
+ where r.kind = 'replay-started'
+   and not exists (select from celery_journal.event f where f.stream = r.stream and f.kind = 'replay-finished')
+ order by r.position desc
+ limit %(limit)s
+
 -- name: last batch
 -- What the replay was last about to send.
 select e.event_id
@@ -34,10 +43,11 @@ select r.stream, b.task_id
  where b.task_id = any(%(task_ids)s)
 
 -- name: seen
--- Those of the tasks that a worker has told of since.
+-- In one stretch of the log, those of the tasks that a worker has told of since.
 select distinct e.stream
   from celery_journal.event e
  where e.stream = any(%(task_ids)s)
    and e.worker is not null
    and e.kind like 'task-%%'
+   and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid
    and e.recorded_at >= %(since)s

@@ -2,13 +2,14 @@
 
 -- name: horizon
 -- Before the first transaction nothing can appear any more; whatever is recorded now is of one before the second.
-select pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint from pg_current_snapshot() s
+select pg_snapshot_xmin(s)::text::bigint + a.added, pg_snapshot_xmax(s)::text::bigint + a.added
+  from pg_current_snapshot() s, celery_journal.added_transactions() as a (added)
 
 -- name: left out
 select count(*) from celery_journal.event e where e.transaction >= %(horizon)s::text::xid8 and e.transaction < %(asked)s::text::xid8
 
 -- name: places
-select e.transaction::text::bigint, e.position
+select e.transaction::text::bigint, e.position, e.event_id, e.stream
   from celery_journal.event e
  where (e.transaction, e.position) > (%(transaction)s::text::xid8, %(position)s::bigint)
    and e.transaction < %(horizon)s::text::xid8
@@ -16,20 +17,23 @@ select e.transaction::text::bigint, e.position
  limit %(limit)s
 
 -- name: rows
--- Each looked up by its place: with the limit, the planner cannot choose to read the whole log for a few of them.
+-- Each looked up by its key: with the limit, the planner cannot choose to read the whole log for a few of them.
 select e.*
-  from unnest(%(transactions)s::bigint[], %(positions)s::bigint[]) with ordinality as p (transaction, position, place)
+  from unnest(%(event_ids)s::uuid[], %(streams)s::text[]) with ordinality as p (event_id, stream, place)
        cross join lateral (
            select * from celery_journal.event e
-            where e.transaction = p.transaction::text::xid8 and e.position = p.position
+            where e.event_id = p.event_id and e.stream = p.stream
+              and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid
             limit 1) e
  order by p.place
 
--- name: rows of streams
-select e.*
+-- name: places of streams
+-- In one stretch of the log.
+select e.position, e.event_id, e.stream
   from celery_journal.event e
- where e.stream = any(%(streams)s::text[]) and e.transaction < %(horizon)s::text::xid8
- order by e.position
+ where e.stream = any(%(streams)s::text[])
+   and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid
+   and e.transaction < %(horizon)s::text::xid8
 
 -- name: keys of task_result
 select t.task_id from celery_journal.task_result t where t.task_id > %(after)s order by t.task_id limit %(limit)s

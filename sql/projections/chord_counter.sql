@@ -39,20 +39,21 @@ select e.stream as group_id,
        e.occurred_at as date_created,
        e.position,
        case when e.kind = 'chord-started' then 0 else -1 end as started_rank,
-       e.occurred_at as started_at,
+       coalesce(e.ordered_at, e.occurred_at) as started_at,
        e.position as started_position,
        case when e.kind = 'chord-started' then e.result end as sub_tasks,
        case when e.kind = 'chord-started' then e.task_id end as asked_body_task_id,
        case when e.size is not null then 0 else -1 end as size_rank,
-       e.occurred_at as size_at,
+       coalesce(e.ordered_at, e.occurred_at) as size_at,
        e.position as size_position,
        e.size,
        case when e.kind = 'chord-size-set' and e.task_id is not null then array[e.task_id] else array[]::text[] end as added,
        case e.kind when 'chord-unlocked' then 1 when 'chord-failed' then 0 else -1 end as ended_rank,
-       e.occurred_at as ended_at,
+       coalesce(e.ordered_at, e.occurred_at) as ended_at,
        e.position as ended_position,
        case when e.kind in ('chord-unlocked', 'chord-failed') then e.occurred_at end as date_done,
-       case when e.kind in ('chord-unlocked', 'chord-failed') then e.task_id end as body_task_id
+       case when e.kind in ('chord-unlocked', 'chord-failed') then e.task_id end as body_task_id,
+       e.recorded_at
   from new_event e
  where e.kind in ({kinds})
 
@@ -73,26 +74,28 @@ select w.group_id,
        e.ended_at,
        e.ended_position,
        e.date_done,
-       e.body_task_id
+       e.body_task_id,
+       w.recorded_at
   from (select group_id,
                min(date_created) as date_created,
-               (max(array[started_rank, moment, position]))[3] as started,
-               (max(array[size_rank, moment, position]))[3] as sized,
-               (max(array[ended_rank, moment, position]))[3] as ended
-          from (select *, (extract(epoch from date_created) * 1000000)::bigint as moment from lifted) l
+               max(recorded_at) as recorded_at,
+               (max(array[started_rank, moment, position, number]))[4] as started,
+               (max(array[size_rank, moment, position, number]))[4] as sized,
+               (max(array[ended_rank, moment, position, number]))[4] as ended
+          from (select *, (extract(epoch from started_at) * 1000000)::bigint as moment from lifted) l
          group by group_id) w
-       join lifted s on s.position = w.started
-       join lifted n on n.position = w.sized
-       join lifted e on e.position = w.ended
+       join lifted s on s.number = w.started
+       join lifted n on n.number = w.sized
+       join lifted e on e.number = w.ended
 
 -- name: merge
 insert into celery_journal.chord_counter_row as t (
        group_id, date_created, started_rank, started_at, started_position, sub_tasks, asked_body_task_id,
        size_rank, size_at, size_position, size, added,
-       ended_rank, ended_at, ended_position, date_done, body_task_id)
+       ended_rank, ended_at, ended_position, date_done, body_task_id, recorded_at)
 select group_id, date_created, started_rank, started_at, started_position, sub_tasks, asked_body_task_id,
        size_rank, size_at, size_position, size, added,
-       ended_rank, ended_at, ended_position, date_done, body_task_id
+       ended_rank, ended_at, ended_position, date_done, body_task_id, recorded_at
   from folded
  order by group_id
 on conflict (group_id) do update set
@@ -111,7 +114,8 @@ on conflict (group_id) do update set
        ended_position = case when (excluded.ended_rank, excluded.ended_at, excluded.ended_position) > (t.ended_rank, t.ended_at, t.ended_position) then excluded.ended_position else t.ended_position end,
        date_done = case when (excluded.ended_rank, excluded.ended_at, excluded.ended_position) > (t.ended_rank, t.ended_at, t.ended_position) then excluded.date_done else t.date_done end,
        body_task_id = case when (excluded.ended_rank, excluded.ended_at, excluded.ended_position) > (t.ended_rank, t.ended_at, t.ended_position) then excluded.body_task_id else t.body_task_id end,
-       added = array(select distinct a.id from unnest(t.added || excluded.added) as a(id) order by 1)
+       added = array(select distinct a.id from unnest(t.added || excluded.added) as a(id) order by 1),
+       recorded_at = greatest(t.recorded_at, excluded.recorded_at)
 
 -- name: key
 group_id
@@ -123,6 +127,7 @@ chord_counter_row chord_part_row
 part_position > coalesce((select c.forgotten_position from celery_journal.chord_counter_row c where c.group_id = chord_part_row.group_id), 0)
 
 -- name: view
+-- Whoever may write may say numbers whose sum no integer holds; the chord stays open, and the others can be read.
 -- The size is what set_chord_size and add_to_chord said; until then the length of the header, where that is known.
 create or replace view celery_journal.chord_counter as
 select c.group_id,
@@ -134,14 +139,15 @@ select c.group_id,
        c.date_created,
        c.date_done,
        case c.ended_rank when 1 then 'unlocked' when 0 then 'failed' else 'open' end as state,
-       coalesce(c.body_task_id, c.asked_body_task_id) as body_task_id
+       coalesce(c.body_task_id, c.asked_body_task_id) as body_task_id,
+       c.recorded_at
   from celery_journal.chord_counter_row c
        left join lateral (
            select count(*)::integer as done, (count(*) filter (where q.status <> 'SUCCESS'))::integer as failed
              from celery_journal.chord_part_row q
             where q.group_id = c.group_id and q.part_position > coalesce(c.forgotten_position, 0)) p on true
        cross join lateral (
-           select coalesce(c.size + cardinality(c.added),
+           select coalesce(case when c.size is not null then least(c.size::bigint + cardinality(c.added), 2147483647)::integer end,
                            case jsonb_typeof(h.header) when 'array' then jsonb_array_length(h.header) end) as size
              from celery_journal.json_or_null(c.sub_tasks) as h(header)) s
  where c.date_created is not null;

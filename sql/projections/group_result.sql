@@ -10,12 +10,13 @@
 select e.stream as group_id,
        e.occurred_at as date_created,
        0 as saved_rank,
-       e.occurred_at as saved_at,
+       coalesce(e.ordered_at, e.occurred_at) as saved_at,
        e.position as saved_position,
        e.members,
        e.content_type,
        e.content_encoding,
-       e.result
+       e.result,
+       e.recorded_at
   from new_event e
  where e.kind in ({kinds})
 
@@ -28,18 +29,20 @@ select w.group_id,
        s.members,
        s.content_type,
        s.content_encoding,
-       s.result
+       s.result,
+       w.recorded_at
   from (select group_id,
                min(date_created) as date_created,
-               (max(array[(extract(epoch from saved_at) * 1000000)::bigint, saved_position]))[2] as saved
+               max(recorded_at) as recorded_at,
+               (max(array[(extract(epoch from saved_at) * 1000000)::bigint, saved_position, number]))[3] as saved
           from lifted
          group by group_id) w
-       join lifted s on s.saved_position = w.saved
+       join lifted s on s.number = w.saved
 
 -- name: merge
 insert into celery_journal.group_result_row as t (
-       group_id, date_created, saved_rank, saved_at, saved_position, members, content_type, content_encoding, result)
-select group_id, date_created, saved_rank, saved_at, saved_position, members, content_type, content_encoding, result
+       group_id, date_created, saved_rank, saved_at, saved_position, members, content_type, content_encoding, result, recorded_at)
+select group_id, date_created, saved_rank, saved_at, saved_position, members, content_type, content_encoding, result, recorded_at
   from folded
  order by group_id
 on conflict (group_id) do update set
@@ -50,7 +53,8 @@ on conflict (group_id) do update set
        members = case when (excluded.saved_rank, excluded.saved_at, excluded.saved_position) > (t.saved_rank, t.saved_at, t.saved_position) then excluded.members else t.members end,
        content_type = case when (excluded.saved_rank, excluded.saved_at, excluded.saved_position) > (t.saved_rank, t.saved_at, t.saved_position) then excluded.content_type else t.content_type end,
        content_encoding = case when (excluded.saved_rank, excluded.saved_at, excluded.saved_position) > (t.saved_rank, t.saved_at, t.saved_position) then excluded.content_encoding else t.content_encoding end,
-       result = case when (excluded.saved_rank, excluded.saved_at, excluded.saved_position) > (t.saved_rank, t.saved_at, t.saved_position) then excluded.result else t.result end
+       result = case when (excluded.saved_rank, excluded.saved_at, excluded.saved_position) > (t.saved_rank, t.saved_at, t.saved_position) then excluded.result else t.result end,
+       recorded_at = greatest(t.recorded_at, excluded.recorded_at)
 
 -- name: key
 group_id
@@ -67,10 +71,11 @@ select g.group_id,
        (select case when count(t.date_done) = (select count(distinct m) from unnest(g.members) as m) then max(t.date_done) end
           from celery_journal.task_result_row t
          where t.task_id = any(g.members)) as date_done,
-       g.members,
+       array_remove(g.members, null) as members,
        g.content_type,
        g.content_encoding,
        g.result,
-       celery_journal.json_or_null(g.result) as result_json
+       celery_journal.json_or_null(g.result) as result_json,
+       g.recorded_at
   from celery_journal.group_result_row g
  where g.date_created is not null

@@ -7,13 +7,14 @@
 array['task-sent', 'task-received', 'asked', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded']
 
 -- name: kinds
-'task-sent', 'task-received', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded', 'task-lost'
+'task-sent', 'task-received', 'task-started', 'task-progress', 'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded', 'task-replaced', 'task-lost'
 
 -- name: forgetting kinds
 'task-forgotten', 'task-expired', 'task-erased'
 
 -- name: lift
--- What one event means to the row of its task: every event writes every register, under a key that says how much it knows.
+-- What one event means to the row of its task: every event writes every register, under a key that says how much it knows. Where an
+-- emitter's clock went back, the key has the place that the emitter gave the event, and the date is what the clock said.
 select e.stream as task_id,
        e.occurred_at as date_created,
        e.occurred_at as date_updated,
@@ -21,7 +22,7 @@ select e.stream as task_id,
        case when e.kind = 'task-lost' then -1
             when e.args is not null then 2199023255552 when e.name is not null then 1099511627776 else 0 end
            + case when e.kind = 'task-lost' then 0 else e.attempt::bigint * 2 + (e.kind = 'task-sent')::integer end as asked_rank,
-       e.occurred_at as asked_at,
+       coalesce(e.ordered_at, e.occurred_at) as asked_at,
        e.position as asked_position,
        e.name as task_name,
        e.periodic_task_name,
@@ -29,31 +30,43 @@ select e.stream as task_id,
        e.kwargs,
        e.args_content_type,
        e.queue,
+       -- Who sends by an exchange need not know the queue: the worker that has the message from it does.
+       case when e.worker is not null then e.queue end as heard_queue,
        e.root_id,
        e.parent_id,
        e.group_id,
-       -- The run: the newest attempt that a worker is known for, as task-started tells it.
+       -- The run: that of the outcome, where the process that ran it has told the end; else the newest attempt that a worker is known
+       -- for, as task-started tells it.
        case when e.kind = 'task-lost' then -1
             else case when e.worker is not null then 1099511627776 else 0 end
-                 + e.attempt::bigint * 2 + (e.kind = 'task-started')::integer end as run_rank,
-       e.occurred_at as run_at,
+                 + e.attempt::bigint * 8
+                 + case when e.kind = 'task-started' then 1
+                        when e.worker is null or e.pid is null then 0
+                        when e.kind = 'task-succeeded' then 17592186044416
+                        when e.kind = 'task-failed' then 4
+                        when e.kind = 'task-ignored' then 3
+                        when e.kind = 'task-revoked' then 2 else 0 end end as run_rank,
+       coalesce(e.ordered_at, e.occurred_at) as run_at,
        e.position as run_position,
        e.worker,
        e.pid,
        case when e.kind = 'task-started' then e.attempt else -1 end as started_attempt,
        case when e.kind = 'task-started' then e.occurred_at end as date_started,
+       null::timestamptz as date_restarted,
        -- The outcome: SUCCESS is final; then the newest attempt; within it the class of the state. A later attempt
        -- that is only sent or received does not hide RETRY, which says more. An abort (celery.contrib.abortable) is asked for
-       -- from outside: what the running task tells of itself must not hide it.
+       -- from outside: what the running task tells of itself must not hide it. A custom state that no worker has told may be of before
+       -- the start, as when a sender stores QUEUED: the later of the two is shown.
        case when e.kind = 'task-succeeded' then 1125899906842624 + e.attempt::bigint * 16
-            when e.kind = 'task-lost' then -1
+            when e.kind in ('task-lost', 'task-replaced') then -1
             when e.attempt > 0 and e.kind in ('task-sent', 'task-received') then 0
             when e.kind = 'task-revoked' and e.worker is null then e.attempt::bigint * 16 + array_position({classes}, 'asked')
             when e.state = 'ABORTED' then e.attempt::bigint * 16 + array_position({classes}, 'task-retried')
+            when e.kind = 'task-progress' and e.worker is null then e.attempt::bigint * 16 + array_position({classes}, 'task-started')
             else e.attempt::bigint * 16 + array_position({classes}, e.kind) end as outcome_rank,
-       e.occurred_at as outcome_at,
+       coalesce(e.ordered_at, e.occurred_at) as outcome_at,
        e.position as outcome_position,
-       coalesce(e.state, 'PENDING') as status,
+       case when e.kind = 'task-replaced' then 'PENDING' else coalesce(e.state, 'PENDING') end as status,
        e.attempt as retries,
        case when e.kind in ('task-succeeded', 'task-failed', 'task-revoked', 'task-ignored') then e.occurred_at end as date_done,
        e.content_type,
@@ -92,6 +105,7 @@ select w.task_id,
        r.pid,
        coalesce(s.started_attempt, -1) as started_attempt,
        s.date_started,
+       nullif(z.date_started, s.date_started) as date_restarted,
        o.outcome_rank,
        o.outcome_at,
        o.outcome_position,
@@ -105,43 +119,48 @@ select w.task_id,
        o.meta,
        w.date_sent,
        w.recorded_at,
-       w.news_position,
-       n.lost_reason
+       n.news_position,
+       n.lost_reason,
+       w.heard_queue
   from (select l.task_id,
                min(l.date_created) as date_created,
                max(l.date_updated) as date_updated,
-               (max(array[l.asked_rank, l.moment, l.position]))[3] as asked,
-               (max(array[l.run_rank, l.moment, l.position]))[3] as run,
-               (max(array[l.started_attempt, -l.moment, l.position]) filter (where l.started_attempt >= 0))[3] as started,
+               (max(array[l.asked_rank, l.moment, l.position, l.number]))[4] as asked,
+               (max(array[l.run_rank, l.moment, l.position, l.number]))[4] as run,
+               (max(array[l.started_attempt, -l.told, l.position, l.number]) filter (where l.started_attempt >= 0))[4] as started,
+               (max(array[l.started_attempt, l.told, l.position, l.number]) filter (where l.started_attempt >= 0))[4] as restarted,
                max(l.date_sent) as date_sent,
-               (max(array[l.outcome_rank, l.moment, l.position]))[3] as outcome,
+               (max(array[l.outcome_rank, l.moment, l.position, l.number]))[4] as outcome,
+               max(l.heard_queue collate "C") as heard_queue,
                max(l.recorded_at) as recorded_at,
-               max(l.position) as news_position
-          from (select *, (extract(epoch from date_created) * 1000000)::bigint as moment, asked_position as position
+               (max(array[l.position, l.number]))[2] as news
+          from (select *, (extract(epoch from asked_at) * 1000000)::bigint as moment,
+                       (extract(epoch from date_created) * 1000000)::bigint as told, asked_position as position
                   from lifted) l
          group by l.task_id) w
-       join lifted a on a.asked_position = w.asked
-       join lifted r on r.run_position = w.run
-       join lifted o on o.outcome_position = w.outcome
-       left join lifted s on s.asked_position = w.started
-       left join lifted n on n.news_position = w.news_position and n.lost_reason is not null
+       join lifted a on a.number = w.asked
+       join lifted r on r.number = w.run
+       join lifted o on o.number = w.outcome
+       join lifted n on n.number = w.news
+       left join lifted s on s.number = w.started
+       left join lifted z on z.number = w.restarted
 
 -- name: merge
 insert into celery_journal.task_result_row as t (
        task_id, date_created, date_updated,
        asked_rank, asked_at, asked_position, task_name, periodic_task_name, args, kwargs, args_content_type,
        queue, root_id, parent_id, group_id,
-       run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
+       run_rank, run_at, run_position, worker, pid, started_attempt, date_started, date_restarted,
        outcome_rank, outcome_at, outcome_position, status, retries, date_done,
        content_type, content_encoding, result, traceback, meta,
-       date_sent, recorded_at, news_position, lost_reason)
+       date_sent, recorded_at, news_position, lost_reason, heard_queue)
 select task_id, date_created, date_updated,
        asked_rank, asked_at, asked_position, task_name, periodic_task_name, args, kwargs, args_content_type,
        queue, root_id, parent_id, group_id,
-       run_rank, run_at, run_position, worker, pid, started_attempt, date_started,
+       run_rank, run_at, run_position, worker, pid, started_attempt, date_started, date_restarted,
        outcome_rank, outcome_at, outcome_position, status, retries, date_done,
        content_type, content_encoding, result, traceback, meta,
-       date_sent, recorded_at, news_position, lost_reason
+       date_sent, recorded_at, news_position, lost_reason, heard_queue
   from folded
  order by task_id
 on conflict (task_id) do update set
@@ -167,6 +186,10 @@ on conflict (task_id) do update set
        date_started = case when excluded.started_attempt > t.started_attempt then excluded.date_started
                            when excluded.started_attempt < t.started_attempt then t.date_started
                            else least(t.date_started, excluded.date_started) end,
+       date_restarted = case when excluded.started_attempt > t.started_attempt then excluded.date_restarted
+                             when excluded.started_attempt < t.started_attempt then t.date_restarted
+                             else nullif(greatest(t.date_started, t.date_restarted, excluded.date_started, excluded.date_restarted),
+                                         least(t.date_started, excluded.date_started)) end,
        started_attempt = greatest(t.started_attempt, excluded.started_attempt),
        outcome_rank = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.outcome_rank else t.outcome_rank end,
        outcome_at = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.outcome_at else t.outcome_at end,
@@ -179,6 +202,7 @@ on conflict (task_id) do update set
        result = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.result else t.result end,
        traceback = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.traceback else t.traceback end,
        meta = case when (excluded.outcome_rank, excluded.outcome_at, excluded.outcome_position) > (t.outcome_rank, t.outcome_at, t.outcome_position) then excluded.meta else t.meta end,
+       heard_queue = greatest(t.heard_queue, excluded.heard_queue collate "C"),
        date_sent = greatest(t.date_sent, excluded.date_sent),
        recorded_at = greatest(t.recorded_at, excluded.recorded_at),
        lost_reason = case when excluded.news_position > t.news_position then excluded.lost_reason else t.lost_reason end,
@@ -200,6 +224,7 @@ select e.stream as task_id,
        coalesce(e.run, '') as run,
        case when e.kind = 'task-sent' then e.occurred_at end as date_sent,
        case when e.kind = 'task-sent' then e.recorded_at end as sent_recorded_at,
+       null::timestamptz[] as sendings,
        case when e.kind = 'task-received' then e.occurred_at end as date_received,
        case when e.kind = 'task-started' then e.occurred_at end as date_started,
        case when e.kind = 'task-started' then e.recorded_at end as started_recorded_at,
@@ -209,12 +234,12 @@ select e.stream as task_id,
        e.time_limit,
        e.queue,
        case when e.worker is null then 0 when e.kind = 'task-started' then 2 else 1 end as run_rank,
-       e.occurred_at as run_at,
+       coalesce(e.ordered_at, e.occurred_at) as run_at,
        e.position as run_position,
        e.worker,
        e.pid,
-       case when e.kind in ({ends of runs}) then array_position({classes}, e.kind) else -1 end as end_rank,
-       e.occurred_at as end_at,
+       case when e.kind in ({ends of runs}) then {class of an end} else -1 end as end_rank,
+       coalesce(e.ordered_at, e.occurred_at) as end_at,
        e.position as end_position,
        case when e.kind in ({ends of runs}) then e.state end as status,
        case when e.kind in ({ends of runs}) then e.occurred_at end as date_done,
@@ -222,8 +247,15 @@ select e.stream as task_id,
   from new_event e
  where e.kind in ('task-sent', 'task-received', 'task-started', {ends of runs}) and (e.kind <> 'task-revoked' or e.worker is not null)
 
+-- name: last of rows
+celery_journal.first_event_id(least(max(t.date_updated), '9999-12-30 00:00+00') + interval '1 day')
+
 -- name: ends of runs
-'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded'
+'task-retried', 'task-rejected', 'task-revoked', 'task-ignored', 'task-failed', 'task-succeeded', 'task-replaced'
+
+-- name: class of an end
+-- A run that has put another task in its place has ended as one without a result has.
+array_position({classes}, case e.kind when 'task-replaced' then 'task-ignored' else e.kind end)
 
 -- name: combine part
 select w.task_id,
@@ -231,6 +263,7 @@ select w.task_id,
        w.run,
        w.date_sent,
        w.sent_recorded_at,
+       case when w.date_sent < w.last_sent then celery_journal.joined_sendings(w.sendings, null) end as sendings,
        w.date_received,
        w.date_started,
        w.started_recorded_at,
@@ -255,6 +288,8 @@ select w.task_id,
                l.run,
                min(l.date_sent) as date_sent,
                min(l.sent_recorded_at) as sent_recorded_at,
+               max(l.date_sent) as last_sent,
+               array_agg(array[l.date_sent, l.sent_recorded_at]) filter (where l.date_sent is not null) as sendings,
                min(l.date_received) as date_received,
                min(l.date_started) as date_started,
                min(l.started_recorded_at) as started_recorded_at,
@@ -263,19 +298,19 @@ select w.task_id,
                max(l.expires) as expires,
                max(l.time_limit) as time_limit,
                max(l.queue collate "C") as queue,
-               (max(array[l.run_rank, l.moment, l.run_position]))[3] as ran,
-               (max(array[l.end_rank, l.moment, l.end_position]))[3] as ended
+               (max(array[l.run_rank, l.moment, l.run_position, l.number]))[4] as ran,
+               (max(array[l.end_rank, l.moment, l.end_position, l.number]))[4] as ended
           from (select *, (extract(epoch from run_at) * 1000000)::bigint as moment from lifted) l
          group by l.task_id, l.attempt, l.run) w
-       join lifted r on r.run_position = w.ran
-       join lifted e on e.end_position = w.ended
+       join lifted r on r.number = w.ran
+       join lifted e on e.number = w.ended
 
 -- name: merge part
 insert into celery_journal.task_attempt_row as t (
-       task_id, attempt, run, date_sent, sent_recorded_at, date_received, date_started, started_recorded_at, recorded_at,
+       task_id, attempt, run, date_sent, sent_recorded_at, sendings, date_received, date_started, started_recorded_at, recorded_at,
        eta, expires, time_limit, queue, run_rank, run_at, run_position, worker, pid,
        end_rank, end_at, end_position, status, date_done, traceback)
-select task_id, attempt, run, date_sent, sent_recorded_at, date_received, date_started, started_recorded_at, recorded_at,
+select task_id, attempt, run, date_sent, sent_recorded_at, sendings, date_received, date_started, started_recorded_at, recorded_at,
        eta, expires, time_limit, queue, run_rank, run_at, run_position, worker, pid,
        end_rank, end_at, end_position, status, date_done, traceback
   from folded
@@ -283,6 +318,11 @@ select task_id, attempt, run, date_sent, sent_recorded_at, date_received, date_s
 on conflict (task_id, attempt, run) do update set
        date_sent = least(t.date_sent, excluded.date_sent),
        sent_recorded_at = least(t.sent_recorded_at, excluded.sent_recorded_at),
+       sendings = case when excluded.date_sent is null or (excluded.sendings is null and t.sendings is null and excluded.date_sent = t.date_sent)
+                       then t.sendings
+                       when t.date_sent is null then excluded.sendings
+                       else celery_journal.joined_sendings(coalesce(t.sendings, array[array[t.date_sent, t.sent_recorded_at]]),
+                                                           coalesce(excluded.sendings, array[array[excluded.date_sent, excluded.sent_recorded_at]])) end,
        date_received = least(t.date_received, excluded.date_received),
        date_started = least(t.date_started, excluded.date_started),
        started_recorded_at = least(t.started_recorded_at, excluded.started_recorded_at),
@@ -307,6 +347,9 @@ on conflict (task_id, attempt, run) do update set
 true
 
 -- name: view
+-- A row is of one run, that of the outcome. Where its message was sent again after that run began, the arguments that are shown are not
+-- those of the newest sending, but in the log; and where several runs of the attempt began, one of them has ended it. `args_json` and
+-- `kwargs_json` are for the search, and of the newest sending: an index of one's own is on them.
 create or replace view celery_journal.task_result as
 select t.task_id,
        t.task_name,
@@ -315,17 +358,20 @@ select t.task_id,
        t.retries,
        t.worker,
        t.pid,
-       t.queue,
+       coalesce(t.queue, t.heard_queue) as queue,
        t.root_id,
        t.parent_id,
        t.group_id,
        t.date_created,
-       t.date_started,
+       case when t.date_restarted is null and t.started_attempt <= t.retries then t.date_started
+            else coalesce(celery_journal.started_of(t.task_id, t.retries, t.outcome_position,
+                                                    case when t.date_done is null then t.started_attempt end), t.date_started)
+            end as date_started,
        t.date_done,
        t.date_updated,
-       t.args,
-       t.kwargs,
-       t.args_content_type,
+       a.args,
+       a.kwargs,
+       case when s.told is null then t.args_content_type else convert_from(s.told[3], 'UTF8') end as args_content_type,
        t.content_type,
        t.content_encoding,
        t.result,
@@ -339,10 +385,18 @@ select t.task_id,
        t.recorded_at,
        case when t.date_done is null then t.lost_reason end as lost_reason
   from celery_journal.task_result_row t
+       cross join lateral (
+           select case when t.date_done is not null
+                            and (t.asked_at > coalesce(t.date_started, t.date_done) or t.started_attempt > t.retries)
+                       then celery_journal.asked_of(t.task_id, t.retries, t.outcome_position, t.outcome_at, t.forgotten_position, t.date_created)
+                       end as told) s
+       cross join lateral (
+           select case when s.told is null then t.args else s.told[1] end as args,
+                  case when s.told is null then t.kwargs else s.told[2] end as kwargs) a
  where t.date_created is not null;
 
--- A run that began is shown, and an attempt of which nothing but the sending is known. How long it waited in its queue is told
--- by the clocks of sender and worker, unless something contradicts them, and then by that of the database: it started before it
+-- A run that began is shown, with the newest sending before it, and a sending after which none began. How long it waited in its queue
+-- is told by the clocks of sender and worker, unless something contradicts them, and then by that of the database: it started before it
 -- was sent; what is recorded had yet to happen; or one of the two was recorded at once and the other long after it happened. That
 -- both are recorded late says nothing of clocks: the database, or a capture, was down.
 create or replace view celery_journal.task_attempt as
@@ -352,16 +406,16 @@ select a.task_id,
        a.worker,
        a.pid,
        coalesce(a.status, case when a.date_started is not null then 'STARTED' when a.date_received is not null then 'RECEIVED' else 'PENDING' end) as status,
-       coalesce(s.date_sent, a.date_sent) as date_sent,
+       o.sent as date_sent,
        a.date_received,
        a.date_started,
        a.date_done,
        coalesce(a.queue, s.queue) as queue,
-       coalesce(a.eta, s.eta) as eta,
-       coalesce(a.expires, s.expires) as expires,
+       o.eta,
+       case when o.tells then a.expires else coalesce(a.expires, s.expires) end as expires,
        coalesce(a.time_limit, s.time_limit) as time_limit,
        case when c.queue_wait is not null then greatest(interval '0', c.queue_wait) end as queue_wait,
-       case when a.date_done is not null and a.date_started is not null then greatest(interval '0', a.date_done - a.date_started) end as run_time,
+       case when isfinite(a.date_done) and isfinite(a.date_started) then greatest(interval '0', a.date_done - a.date_started) end as run_time,
        a.traceback,
        a.recorded_at,
        o.sent_recorded as sent_recorded_at
@@ -369,12 +423,26 @@ select a.task_id,
        left join celery_journal.task_attempt_row s
               on s.task_id = a.task_id and s.attempt = a.attempt and s.run = '' and a.run <> ''
        cross join lateral (
-           select coalesce(s.date_sent, a.date_sent) as sent, coalesce(s.sent_recorded_at, a.sent_recorded_at) as sent_recorded,
-                  coalesce(a.eta, s.eta) as eta) o
+           select case when s.date_sent is null then a.sendings else s.sendings end as sendings,
+                  least(a.date_received, a.date_started, a.date_done) as began) b
+       cross join lateral (  -- most were sent once; by a clock that is ahead of the worker's, the first is none before it
+           select case when b.sendings is not null
+                       then coalesce((select max(i) from generate_subscripts(b.sendings, 1) i
+                                       where b.began is null or b.sendings[i][1] <= b.began), 1) end as i) p
+       cross join lateral (  -- nothing is counted from a time beyond all times
+           select q.*,
+                  isfinite(a.date_started) and isfinite(a.started_recorded_at) and isfinite(q.sent)
+                  and isfinite(q.sent_recorded) and isfinite(coalesce(q.eta, '1970-01-01')) as is_finite
+             from (select case when p.i is null then coalesce(s.date_sent, a.date_sent) else b.sendings[p.i][1] end as sent,
+                          case when p.i is null then coalesce(s.sent_recorded_at, a.sent_recorded_at) else b.sendings[p.i][2] end as sent_recorded,
+                          -- Who has received one of several says all that its own message does.
+                          p.i is not null and a.date_received is not null as tells,
+                          case when p.i is not null and a.date_received is not null then a.eta else coalesce(a.eta, s.eta) end as eta) q) o
        cross join lateral (
-           select o.sent_recorded - o.sent as sent_late, a.started_recorded_at - a.date_started as started_late) l
+           select case when o.is_finite then o.sent_recorded - o.sent end as sent_late,
+                  case when o.is_finite then a.started_recorded_at - a.date_started end as started_late) l
        cross join lateral (
-           select case when o.sent is null then null
+           select case when not o.is_finite or o.sent is null then null
                        when a.date_started < o.sent
                          or least(l.sent_late, l.started_late) < interval '-1 second'
                          or (least(l.sent_late, l.started_late) < interval '1 second'
@@ -384,4 +452,7 @@ select a.task_id,
  where a.run <> ''
     or a.run_rank > 0
     or a.end_rank >= 0
-    or not exists (select from celery_journal.task_attempt_row r where r.task_id = a.task_id and r.attempt = a.attempt and r.run <> '')
+    or not exists (select from celery_journal.task_attempt_row r
+                    where r.task_id = a.task_id and r.attempt = a.attempt and r.run <> ''
+                      and (a.sendings is null
+                           or least(r.date_received, r.date_started, r.date_done) >= a.sendings[array_upper(a.sendings, 1)][1]))

@@ -11,6 +11,7 @@
 -- Whatever is heard after worker-offline means that it is back, or never was away.
 select e.stream as worker,
        e.recorded_at as date_created,
+       e.occurred_at as first_at,
        case when e.kind = 'worker-online' then 0 else -1 end as online_rank,
        e.recorded_at as online_at,
        e.position as online_position,
@@ -28,6 +29,7 @@ select e.stream as worker,
 -- name: combine
 select w.worker,
        w.date_created,
+       w.first_at,
        o.online_rank,
        o.online_at,
        o.online_position,
@@ -41,23 +43,25 @@ select w.worker,
        s.meta
   from (select worker,
                min(date_created) as date_created,
-               (max(array[online_rank, online_position]))[2] as online,
-               max(seen_position) as seen
+               min(first_at) as first_at,
+               (max(array[online_rank, online_position, number]))[3] as online,
+               (max(array[seen_position, number]))[2] as seen
           from lifted
          group by worker) w
-       join lifted o on o.online_position = w.online
-       join lifted s on s.seen_position = w.seen
+       join lifted o on o.number = w.online
+       join lifted s on s.number = w.seen
 
 -- name: merge
 insert into celery_journal.worker_row as t (
-       worker, date_created, online_rank, online_at, online_position,
+       worker, date_created, first_at, online_rank, online_at, online_position,
        seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta)
-select worker, date_created, online_rank, online_at, online_position,
+select worker, date_created, first_at, online_rank, online_at, online_position,
        seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta
   from folded
  order by worker
 on conflict (worker) do update set
        date_created = least(t.date_created, excluded.date_created),
+       first_at = least(t.first_at, excluded.first_at),
        online_rank = case when (excluded.online_rank, excluded.online_position) > (t.online_rank, t.online_position) then excluded.online_rank else t.online_rank end,
        online_at = case when (excluded.online_rank, excluded.online_position) > (t.online_rank, t.online_position) then excluded.online_at else t.online_at end,
        online_position = case when (excluded.online_rank, excluded.online_position) > (t.online_rank, t.online_position) then excluded.online_position else t.online_position end,
@@ -76,6 +80,10 @@ worker
 -- name: tables
 worker_row
 
+-- name: first of rows
+-- All other dates of a worker are by the clock of the database, and ids are not.
+min(t.first_at)
+
 -- name: view
 -- A worker is alive as long as it has missed fewer than four of its heartbeats. Of what a broadcast says only a clock that is
 -- ahead is known for sure: it may have waited on its way. Whoever broadcasts may say anything of itself, and must not hide others.
@@ -86,7 +94,10 @@ select w.worker,
        w.date_created as first_seen,
        case when w.online_rank >= 0 then w.online_at end as online_since,
        w.last_seen,
-       case when w.source = 'broadcast' then greatest(w.occurred_at - w.last_seen, interval '0') else w.occurred_at - w.last_seen end as clock_offset,
+       case when not isfinite(w.occurred_at) or not isfinite(w.last_seen) then null
+            when w.source = 'broadcast' then greatest(w.occurred_at - w.last_seen, interval '0')
+            else w.occurred_at - w.last_seen
+       end as clock_offset,
        w.pid,
        m.meta ->> 'software' as software,
        m.meta ->> 'version' as version,
@@ -98,12 +109,15 @@ select w.worker,
        n.freq,
        n.active,
        n.processed,
-       w.source
+       w.source,
+       -- Seconds after which its broker gives to another what it has; none where the broker notices by itself that it is gone.
+       n.visibility_timeout
   from celery_journal.worker_row w
        cross join lateral (select celery_journal.json_or_null(w.meta) as meta) m
        cross join lateral (
            select case when m.meta ->> 'concurrency' ~ '^\d{1,9}$' then (m.meta ->> 'concurrency')::integer end as concurrency,
                   case when m.meta ->> 'active' ~ '^\d{1,9}$' then (m.meta ->> 'active')::integer end as active,
                   case when m.meta ->> 'processed' ~ '^\d{1,18}$' then (m.meta ->> 'processed')::bigint end as processed,
-                  case when m.meta ->> 'freq' ~ '^\d{1,6}(\.\d{1,20})?$' then (m.meta ->> 'freq')::double precision end as freq) n
+                  case when m.meta ->> 'freq' ~ '^\d{1,6}(\.\d{1,20})?$' then (m.meta ->> 'freq')::double precision end as freq,
+                  case when m.meta ->> 'visibility_timeout' ~ '^\d{1,9}(\.\d{1,20})?$' then (m.meta ->> 'visibility_timeout')::double precision end as visibility_timeout) n
  where w.date_created is not null

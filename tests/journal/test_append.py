@@ -19,9 +19,9 @@ from celery_journal.journal.events import (
     TaskSent,
     TaskStarted,
     TaskSucceeded,
-    WorkerHeartbeat,
 )
 from celery_journal.journal.journal import APPEND_CHUNK
+from celery_journal.journal.workers import WorkerHeartbeat
 
 from .proxy import Proxy
 

@@ -27,6 +27,7 @@ from celery_journal.journal import (
     connect,
     redact,
 )
+from celery_journal.journal.dsn import UNSAFE
 
 from .forking import in_a_fork
 from .waiting import wait_until
@@ -125,7 +126,34 @@ def test_a_user_that_is_missing_is_refused(server: str) -> None:
 
     assert type(error) is LoginRefused
     assert "journal_missing@" in str(error)
+    assert 'knows no such login (role "journal_missing" does not exist); name another user in the URL' in str(error)
+    assert "or run there: create role journal_missing login (alter role journal_missing login, if it exists)" in str(error)
+    assert "pg_hba.conf" not in str(error)
     assert is_one_sentence_without_the_password(error)
+
+
+def test_a_user_that_nobody_has_named_is_told_too(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who names none is the user of the environment, or of the account; a name that needs quotes has them."""
+    monkeypatch.setenv("PGUSER", "Me Missing")
+
+    error = how_it_fails(without(server, "user"))
+
+    assert type(error) is LoginRefused
+    assert 'name a user in the URL, which has none, or run there: create role "Me Missing" login' in str(error)
+
+
+def test_a_role_that_must_not_log_in_is_told_so(server: str) -> None:
+    """It is there, and the same sentence says how it may."""
+    role = f"journal_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"create role {role}".encode())
+        try:
+            error = how_it_fails(make_conninfo(server, user=role))
+        finally:
+            admin.execute(f"drop role {role}".encode())
+
+    assert type(error) is LoginRefused
+    assert f"alter role {role} login" in str(error)
 
 
 @pytest.fixture
@@ -133,15 +161,15 @@ def login(embedded_server: str) -> Iterator[str]:
     """The DSN of a user whom the server asks for a password, which is SECRET. We own that server, so we may say so."""
     user = f"journal_{uuid4().hex[:12]}"
     with psycopg.connect(embedded_server, autocommit=True) as connection:
-        (path,) = connection.execute("show hba_file").fetchone() or ("",)
-        rules = Path(path).read_text()
+        path = Path(str(conninfo_to_dict(embedded_server)["host"])) / "pg_hba.conf"
+        rules = path.read_text()
         connection.execute(f"create role {user} login password '{SECRET}'".encode())
-        Path(path).write_text(f"local all {user} scram-sha-256\nhost all {user} all scram-sha-256\n{rules}")
+        path.write_text(f"local all {user} scram-sha-256\nhost all {user} all scram-sha-256\n{rules}")
         connection.execute("select pg_reload_conf()")
         dsn = make_conninfo(embedded_server, user=user, password=SECRET, dbname="postgres")
         wait_until(lambda: asks_for_a_password(dsn))
         yield dsn
-        Path(path).write_text(rules)
+        path.write_text(rules)
         connection.execute("select pg_reload_conf()")
         connection.execute(f"drop role {user}".encode())
 
@@ -189,8 +217,8 @@ def test_a_dsn_that_cannot_be_read_is_not_shown(dsn: str) -> None:
         pytest.param("host=/run/postgresql port=5433 dbname=results", "/run/postgresql/results", id="socket"),
         pytest.param("hostaddr=127.0.0.1 port=5433 user=app password=secret dbname=results", "app@127.0.0.1:5433/results", id="address"),
         pytest.param("dbname=results", "the local socket/results", id="no host"),
-        pytest.param("postgresql://app:se%cret@host/results", "(an unreadable DSN)", id="unreadable"),
-        pytest.param("postgresql://a:se@cret@host/x", "(a DSN whose password has an @, which must be written as %40)", id="an @ in it"),
+        pytest.param("postgresql://app:se%cret@host/results", UNSAFE, id="unreadable"),
+        pytest.param("postgresql://a:se@cret@host/x", UNSAFE, id="an @ in it"),
     ],
 )
 def test_a_dsn_is_shown_without_its_password(dsn: str, shown: str) -> None:

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from celery_journal.journal import Emitter
-from celery_journal.journal.emitter import identify
-from celery_journal.journal.events import TaskSent, TaskStarted
+from celery_journal.journal.emitter import KNOWN, identify
+from celery_journal.journal.events import TaskReceived, TaskSent, TaskStarted
 from tests.strategies import moments, texts
 
 from .forking import in_a_fork
@@ -113,3 +113,45 @@ def test_emitters_of_one_process_never_make_the_same_id() -> None:
     ids = ids_of(Emitter(), 3) + ids_of(Emitter(), 3)
 
     assert len(set(ids)) == 6
+
+
+def test_the_order_of_the_calls_is_kept_where_the_clock_does_not_go_on(emitter: Emitter) -> None:
+    """Each fact says where it stands, beside what the clock said; those that the clock puts in order say nothing."""
+    moments = [NOON + timedelta(seconds=second) for second in (0, 10, -3600, -3599, 20, 5, 30, 30)]
+
+    told = [emitter.emit(TaskSent, "task-1", occurred_at=moment) for moment in moments]
+
+    assert [event.occurred_at for event in told] == moments
+    assert [event.ordered_at is not None for event in told] == [False, False, True, True, False, True, False, True]
+    places = [event.ordered_at or event.occurred_at for event in told]
+    assert places == sorted(set(places))
+
+
+def test_other_streams_and_other_emitters_have_an_order_of_their_own(emitter: Emitter) -> None:
+    """As has what is told of a stream by another kind: a start is often told after what followed it."""
+    emitter.emit(TaskSent, "task-1", occurred_at=NOON)
+    before = NOON - timedelta(hours=1)
+
+    told = [
+        emitter.emit(TaskSent, "task-2", occurred_at=before),
+        emitter.emit(TaskReceived, "task-1", occurred_at=before),
+        Emitter().emit(TaskSent, "task-1", occurred_at=before),
+    ]
+
+    assert [event.ordered_at for event in told] == [None] * 3
+
+
+def test_an_emitter_of_a_million_streams_stays_small(emitter: Emitter) -> None:
+    """It knows those of which it has told last."""
+    for number in range(KNOWN + 100):
+        emitter.emit(TaskSent, f"task-{number}")
+
+    assert len(emitter._identity.last) == KNOWN
+
+
+def test_the_clock_may_be_at_its_end(emitter: Emitter) -> None:
+    """There is no later moment to say."""
+    last = datetime.max.replace(tzinfo=UTC)
+    emitter.emit(TaskSent, "task-1", occurred_at=last)
+
+    assert emitter.emit(TaskSent, "task-1", occurred_at=NOON).ordered_at == last

@@ -12,6 +12,7 @@ import pytest
 
 from celery_journal.journal import Connection, Emitter, Journal, RecordedEvent
 from celery_journal.journal.events import TaskSent, TaskStarted, TaskSucceeded
+from tests.conftest import empty
 
 from .waiting import other, wait_until
 
@@ -170,8 +171,7 @@ def test_a_reader_skips_no_event_and_repeats_none_whatever_writers_are_in_flight
     """Twelve writers commit in another order than they took positions, which a naive reader gets wrong in the same rounds."""
     for _ in range(20):
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("set session_replication_role = replica")
-            connection.execute("truncate celery_journal.event")
+            empty(connection)
 
         written, read, naively = read_while_writing(dsn, journal, emitter)
 

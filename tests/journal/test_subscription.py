@@ -186,22 +186,6 @@ def test_many_subscribers_of_one_name_handle_each_event_once(connection: Connect
     assert notes(connection) == [f"task-{n}" for n in range(number)]
 
 
-@pytest.mark.usefixtures("noted")
-def test_another_generation_starts_over(connection: Connection, journal: Journal, emitter: Emitter) -> None:
-    """A checkpoint of another cluster, where transactions were counted otherwise, is not believed."""
-    streams = record(connection, journal, emitter, 3)
-    subscription = Subscription(journal, "audit")
-    subscription.catch_up(connection, note)
-    connection.execute("update celery_journal.subscription set generation = 'another', transaction = '9999999999'")
-
-    handled = [subscription.catch_up(connection, note), subscription.catch_up(connection, note)]
-
-    assert handled == [3, 0]
-    assert notes(connection) == streams * 2
-    generation = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
-    assert connection.execute("select generation from celery_journal.subscription").fetchone() == generation
-
-
 def test_a_subscription_belongs_to_the_transaction_of_its_caller(connection: Connection, journal: Journal, emitter: Emitter) -> None:
     """Inside a transaction that is rolled back, the checkpoint does not move."""
     record(connection, journal, emitter, 2)

@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery_journal.journal.codec import RecordedEvent, escape
@@ -40,11 +40,11 @@ CLASSES = (
 )
 ENDS_A_TASK = {"task-succeeded", "task-failed", "task-revoked", "task-ignored"}
 
-ABOUT_A_TASK = {*CLASSES, "task-lost"} - {"asked"}
+ABOUT_A_TASK = {*CLASSES, "task-replaced", "task-lost"} - {"asked"}
 ABOUT_A_CHORD = {"chord-started", "chord-size-set", "chord-unlocked", "chord-failed"}
 ABOUT_A_WORKER = {"worker-online", "worker-heartbeat", "worker-offline"}
 
-ENDS_A_RUN = {"task-retried", "task-rejected", "task-revoked", "task-ignored", "task-failed", "task-succeeded"}
+ENDS_A_RUN = {"task-retried", "task-rejected", "task-revoked", "task-ignored", "task-failed", "task-succeeded", "task-replaced"}
 ABOUT_A_RUN = {"task-sent", "task-received", "task-started"} | ENDS_A_RUN
 
 #: What is recorded within this was recorded at once; what is recorded earlier than that before it happened, or later than that
@@ -92,6 +92,25 @@ def _task_result(facts: Sequence[Fact]) -> Row:
     asked, run, outcome = (max(facts, key=key) for key in (_asked, _run, _outcome))
     started = [fact for fact in facts if fact.event.kind == "task-started"]
     last_attempt = max((fact.event.attempt for fact in started), default=None)
+    is_done = outcome.event.kind in ENDS_A_TASK
+    ended = _run_of(facts, outcome)
+    starts = {fact.event.occurred_at for fact in started if fact.event.attempt == last_attempt}
+    first_start, was_tried_later = min(starts, default=None), last_attempt is not None and last_attempt > outcome.event.attempt
+    date_started = first_start
+    if len(starts) > 1 or was_tried_later:
+        date_started = (ended and _start_of(ended)) or (None if is_done else _newest_start(started, last_attempt)) or first_start
+    told = asked
+    if is_done and (_place_in_time(asked) > (first_start or outcome.event.occurred_at) or was_tried_later):
+        began = (ended and _beginning(ended)) or _place_in_time(outcome)
+        sendings = [
+            fact
+            for fact in facts
+            if fact.event.kind == "task-sent"
+            and fact.event.attempt == outcome.event.attempt
+            and _get(fact, "args") is not None
+            and fact.event.occurred_at <= began
+        ]
+        told = max(sendings, key=lambda fact: (fact.event.occurred_at, fact.position), default=asked)
     news = max(facts, key=_position)
     lost = news.event.kind == "task-lost" and outcome.event.kind not in ENDS_A_TASK
     return {
@@ -99,10 +118,10 @@ def _task_result(facts: Sequence[Fact]) -> Row:
         "date_updated": max(fact.event.occurred_at for fact in facts),
         "task_name": _text(asked, "name"),
         "periodic_task_name": _text(asked, "periodic_task_name"),
-        "args": _get(asked, "args"),
-        "kwargs": _get(asked, "kwargs"),
-        "args_content_type": _text(asked, "args_content_type"),
-        "queue": _text(asked, "queue"),
+        "args": _get(told, "args"),
+        "kwargs": _get(told, "kwargs"),
+        "args_content_type": _text(told, "args_content_type"),
+        "queue": _first_known(_text(asked, "queue"), _greatest_text([fact for fact in facts if _get(fact, "worker") is not None], "queue")),
         "root_id": _text(asked, "root_id"),
         "parent_id": _text(asked, "parent_id"),
         "group_id": _text(asked, "group_id"),
@@ -110,10 +129,10 @@ def _task_result(facts: Sequence[Fact]) -> Row:
         "kwargs_json": json_or_none(_get(asked, "kwargs")),
         "worker": _text(run, "worker"),
         "pid": _get(run, "pid"),
-        "date_started": min((fact.event.occurred_at for fact in started if fact.event.attempt == last_attempt), default=None),
-        "status": _text(outcome, "state") or "PENDING",
+        "date_started": date_started,
+        "status": "PENDING" if outcome.event.kind == "task-replaced" else _text(outcome, "state") or "PENDING",
         "retries": outcome.event.attempt,
-        "date_done": outcome.event.occurred_at if outcome.event.kind in ENDS_A_TASK else None,
+        "date_done": outcome.event.occurred_at if is_done else None,
         **_encoded(outcome),
         "traceback": _text(outcome, "traceback"),
         "meta": _get(outcome, "meta"),
@@ -124,6 +143,54 @@ def _task_result(facts: Sequence[Fact]) -> Row:
     }
 
 
+def _run_of(facts: Sequence[Fact], outcome: Fact) -> list[Fact] | None:
+    """Return what is told of the run that has ended with this outcome; None if that is the end of no run."""
+    told = [fact for fact in _about_runs(facts) if fact.event.attempt == outcome.event.attempt and _run_name(fact) == _run_name(outcome)]
+    ends = [fact for fact in told if fact.event.kind in ENDS_A_RUN]
+    return told if ends and max(ends, key=_end_of_a_run) is outcome else None
+
+
+def _about_runs(facts: Sequence[Fact]) -> list[Fact]:
+    return [
+        fact for fact in facts if fact.event.kind in ABOUT_A_RUN and (fact.event.kind != "task-revoked" or _get(fact, "worker") is not None)
+    ]
+
+
+def _run_name(fact: Fact) -> str:
+    return _text(fact, "run") or ""
+
+
+def _end_of_a_run(fact: Fact) -> tuple[object, ...]:
+    """Of the ends of a run the strongest; that it has put another task in its place is as strong as to be ignored."""
+    return CLASSES.index("task-ignored" if fact.event.kind == "task-replaced" else fact.event.kind), *_latest(fact)
+
+
+def _start_of(run: Sequence[Fact]) -> datetime | None:
+    return min((fact.event.occurred_at for fact in run if fact.event.kind == "task-started"), default=None)
+
+
+def _newest_start(started: Sequence[Fact], attempt: int | None) -> datetime | None:
+    """Return when the newest run of the attempt has started."""
+    first: dict[str, datetime] = {}
+    for fact in started:
+        if fact.event.attempt == attempt:
+            moment = fact.event.occurred_at
+            first[_run_name(fact)] = min(first.get(_run_name(fact), moment), moment)
+    return max(first.values(), default=None)
+
+
+def _beginning(run: Sequence[Fact]) -> datetime | None:
+    """Return the first that is told of a run, by whoever ran it."""
+    return min((fact.event.occurred_at for fact in _ran(run)), default=None)
+
+
+def _ran(run: Sequence[Fact]) -> list[Fact]:
+    """Return what is told of a run itself; of its ends only the one that counts."""
+    ends = [fact for fact in run if fact.event.kind in ENDS_A_RUN]
+    end = max(ends, key=_end_of_a_run, default=None)
+    return [fact for fact in run if fact.event.kind in {"task-received", "task-started"} or fact is end]
+
+
 def _asked(fact: Fact) -> tuple[object, ...]:
     """The fullest account of what was asked, then the newest attempt, then the sender's own."""
     fullness = 2 if _get(fact, "args") is not None else 1 if _get(fact, "name") is not None else 0
@@ -131,16 +198,20 @@ def _asked(fact: Fact) -> tuple[object, ...]:
 
 
 def _run(fact: Fact) -> tuple[object, ...]:
-    """The newest attempt that a worker is known for, as the start tells it."""
-    if fact.event.kind == "task-lost":  # the worker that it names is the one that was lost
-        return False, -1, False, *_latest(fact)
-    return _get(fact, "worker") is not None, fact.event.attempt, fact.event.kind == "task-started", *_latest(fact)
+    """That of the outcome, where the process that ran it tells the end; else the newest attempt that a worker is known for."""
+    kind = fact.event.kind
+    if kind == "task-lost":  # the worker that it names is the one that was lost
+        return False, False, -1, 0, *_latest(fact)
+    is_known = _get(fact, "worker") is not None
+    is_told = is_known and _get(fact, "pid") is not None
+    told = CLASSES.index(kind) if kind in ENDS_A_TASK and is_told else int(kind == "task-started")
+    return is_known and is_told and kind == "task-succeeded", is_known, fact.event.attempt, told, *_latest(fact)
 
 
 def _outcome(fact: Fact) -> tuple[object, ...]:
     """SUCCESS is final; else the newest attempt, and in it the strongest class. To be sent or received again says less than RETRY."""
     kind, attempt = fact.event.kind, fact.event.attempt
-    if kind == "task-lost":
+    if kind in {"task-lost", "task-replaced"}:
         return False, -1, -1, *_latest(fact)
     if kind in {"task-sent", "task-received"} and attempt > 0:
         return False, 0, -1, *_latest(fact)
@@ -148,6 +219,8 @@ def _outcome(fact: Fact) -> tuple[object, ...]:
         weight = "asked"
     elif _get(fact, "state") == "ABORTED":  # asked for from outside: what the task tells of itself does not hide it
         weight = "task-retried"
+    elif kind == "task-progress" and _get(fact, "worker") is None:  # told from outside, perhaps before the start: the later is shown
+        weight = "task-started"
     else:
         weight = kind
     return kind == "task-succeeded", attempt, CLASSES.index(weight), *_latest(fact)
@@ -156,14 +229,15 @@ def _outcome(fact: Fact) -> tuple[object, ...]:
 def _task_attempts(task_id: str, facts: Sequence[Fact]) -> dict[tuple[str, int, str | None], Row]:
     """The runs of each attempt, with what was told of its sending; that alone where nobody is known to have run it."""
     told: dict[tuple[int, str], list[Fact]] = defaultdict(list)
-    for fact in facts:
-        kind = fact.event.kind
-        if kind in ABOUT_A_RUN and (kind != "task-revoked" or _get(fact, "worker") is not None):
-            told[fact.event.attempt, _text(fact, "run") or ""].append(fact)
+    for fact in _about_runs(facts):
+        told[fact.event.attempt, _run_name(fact)].append(fact)
     rows = {}
     for (attempt, run), about in told.items():
         known = any(_get(fact, "worker") is not None or fact.event.kind in ENDS_A_RUN for fact in about)
-        if run or known or not any(other for number, other in told if number == attempt):
+        began = [_beginning(others) for (number, other), others in told.items() if other and number == attempt]
+        sendings = _sendings(about)
+        is_answered = bool(began) if len(sendings) < 2 else any(moment is not None and moment >= max(sendings) for moment in began)
+        if run or known or not is_answered:
             row = _task_attempt(about, told.get((attempt, ""), []))
             rows[task_id, attempt, run or None] = {"task_id": task_id, "attempt": attempt, "run": run or None, **row}
     return rows
@@ -173,14 +247,20 @@ def _task_attempt(facts: Sequence[Fact], apart: Sequence[Fact]) -> Row:
     """What is told of a run; what its message said, where the run does not say so, by what is told of the attempt apart."""
     ran = max(facts, key=_who_ran)
     ends = [fact for fact in facts if fact.event.kind in ENDS_A_RUN]
-    end = max(ends, key=lambda fact: (CLASSES.index(fact.event.kind), *_latest(fact)), default=None)
+    end = max(ends, key=_end_of_a_run, default=None)
     received, started = (_first(facts, kind) for kind in ("task-received", "task-started"))
-    sent = _first(apart, "task-sent") or _first(facts, "task-sent")
+    sendings, began = _sendings(apart) or _sendings(facts), _beginning(facts)
+    before = [moment for moment in sendings if began is None or moment <= began]
+    # By a clock that is ahead of the worker's, the first is none before it.
+    sent_at = max(before) if before else min(sendings, default=None)
+    sent = None if sent_at is None else (sent_at, sendings[sent_at])
     done = None if end is None else end.event.occurred_at
     status = "STARTED" if started else "RECEIVED" if received else "PENDING"
     sending = [fact for fact in facts if fact.event.kind in {"task-sent", "task-received"}]
     sending_apart = [fact for fact in apart if fact.event.kind in {"task-sent", "task-received"}]
-    eta = _greatest(sending, "eta") or _greatest(sending_apart, "eta")
+    eta, expires = _greatest(sending, "eta"), _greatest(facts, "expires")
+    if len(sendings) < 2 or received is None:  # who has received one of several says all that its own message does
+        eta, expires = eta or _greatest(sending_apart, "eta"), expires or _greatest(apart, "expires")
     return {
         "worker": _text(ran, "worker"),
         "pid": _get(ran, "pid"),
@@ -191,7 +271,7 @@ def _task_attempt(facts: Sequence[Fact], apart: Sequence[Fact]) -> Row:
         "date_done": done,
         "queue": _greatest_text(facts, "queue") or _greatest_text(apart, "queue"),
         "eta": eta,
-        "expires": _greatest(facts, "expires") or _greatest(apart, "expires"),
+        "expires": expires,
         "time_limit": _first_known(_greatest(facts, "time_limit"), _greatest(apart, "time_limit")),
         "queue_wait": started and sent and _queue_wait(sent, started, eta),
         "run_time": max(done - started[0], timedelta(0)) if done and started else None,
@@ -199,6 +279,16 @@ def _task_attempt(facts: Sequence[Fact], apart: Sequence[Fact]) -> Row:
         "recorded_at": max(fact.recorded_at for fact in facts),
         "sent_recorded_at": sent and sent[1],
     }
+
+
+def _sendings(facts: Sequence[Fact]) -> dict[datetime, Any]:
+    """Return when it was sent, by the clock of the sender, and when that was recorded first."""
+    sent: dict[datetime, Any] = {}
+    for fact in facts:
+        if fact.event.kind == "task-sent":
+            moment = fact.event.occurred_at
+            sent[moment] = min(sent.get(moment, fact.recorded_at), fact.recorded_at)
+    return sent
 
 
 def _who_ran(fact: Fact) -> tuple[object, ...]:
@@ -256,7 +346,7 @@ def _worker(facts: Sequence[Fact]) -> Row:
         **{name: meta.get(name) for name in ("software", "version", "system", "pool")},
         **{
             name: value if isinstance(value := meta.get(name), int | float) else None
-            for name in ("concurrency", "freq", "active", "processed")
+            for name in ("concurrency", "freq", "active", "processed", "visibility_timeout")
         },
     }
 
@@ -268,10 +358,11 @@ def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:
     ended: list[Any] = [tasks[member]["date_done"] if member in tasks else None for member in shown or ()]
     return {
         "date_created": min(fact.event.occurred_at for fact in facts),
-        "date_saved": saved.event.occurred_at,
+        "date_saved": _place_in_time(saved),
         "date_done": max(ended) if ended and None not in ended else None,
         "members": shown,
         **_encoded(saved),
+        "recorded_at": max(fact.recorded_at for fact in facts),
     }
 
 
@@ -322,6 +413,7 @@ def _chord_counter(facts: Sequence[Fact], parts: Sequence[Row]) -> Row:
         "date_done": None if ended is None else ended.event.occurred_at,
         "state": "open" if ended is None else "unlocked" if ended.event.kind == "chord-unlocked" else "failed",
         "body_task_id": (ended and _text(ended, "task_id")) or (started and _text(started, "task_id")),
+        "recorded_at": max(fact.recorded_at for fact in facts),
     }
 
 
@@ -335,7 +427,12 @@ def _end(fact: Fact) -> tuple[object, ...]:
 
 
 def _latest(fact: Fact) -> tuple[object, ...]:
-    return fact.event.occurred_at, fact.position
+    return _place_in_time(fact), fact.position
+
+
+def _place_in_time(fact: Fact) -> datetime:
+    """What its clock said; where that went back, where its emitter has put it."""
+    return fact.event.ordered_at or fact.event.occurred_at
 
 
 def _remembered(facts: Sequence[Fact], about: set[str], forgetting: set[str]) -> list[Fact]:

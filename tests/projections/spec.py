@@ -133,7 +133,7 @@ def at_once(dsn: str, jobs: Sequence[Callable[[Connection], T]]) -> list[T]:
 def until_waiting(connection: Connection, sessions: int) -> None:
     """Return when that many sessions of this database wait for a lock."""
     waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while connection.execute(waiting).fetchone() != (sessions,):
         assert time.monotonic() < deadline, f"{sessions} sessions never waited for a lock"
         time.sleep(0.01)

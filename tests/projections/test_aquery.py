@@ -11,7 +11,7 @@ import pytest
 
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal import events as kinds
-from celery_journal.projections import ChordCounter, FieldError, GroupResult, NoJournal, Q, TaskResult
+from celery_journal.projections import ChordCounter, Count, FieldError, GroupResult, Max, NoJournal, Q, TaskResult
 from celery_journal.projections.aquery import AsyncConnection, AsyncManager
 
 Question = Callable[[AsyncManager[TaskResult], AsyncConnection], Awaitable[object]]
@@ -74,6 +74,32 @@ def test_a_set_is_counted_and_a_row_is_got(ask: Callable[[Question], object]) ->
         )
 
     assert ask(question) == (3, 1, True, False, "task-0", None, "FAILURE", "task-1")
+
+
+def test_what_else_can_be_asked(ask: Callable[[Question], object]) -> None:
+    """`values_list`, `distinct`, `last`, `iterator` and `aggregate`, as without an event loop."""
+
+    async def question(tasks: AsyncManager[TaskResult], _: AsyncConnection) -> object:
+        last = await tasks.order_by("task_id").last()
+        return (
+            [one async for one in tasks.order_by("-task_id").values_list("task_id", flat=True)],
+            [one async for one in tasks.values_list("status", "task_name").distinct()],
+            await tasks.values("status").distinct().count(),
+            last and last.task_id,
+            [task.task_id async for task in tasks.order_by("task_id").iterator(chunk_size=2)],
+            await tasks.aggregate(Count("pk"), last=Max("task_id")),
+            await tasks.aggregate(),
+        )
+
+    assert ask(question) == (
+        ["task-2", "task-1", "task-0"],
+        [("FAILURE", "add"), ("PENDING", "add")],
+        2,
+        "task-2",
+        ["task-0", "task-1", "task-2"],
+        {"pk__count": 3, "last": "task-2"},
+        {},
+    )
 
 
 def test_what_is_not_one_row_is_an_error(ask: Callable[[Question], object]) -> None:

@@ -20,7 +20,7 @@ from celery_journal.journal.events import (
 )
 
 from .oracle import Row
-from .spec import Spec, at, at_once, checked, fact
+from .spec import Spec, at, at_once, checked, fact, read_log
 
 HEADER = b'[[["a", null], null], [["b", null], null]]'
 LEASE = timedelta(minutes=1)
@@ -56,6 +56,7 @@ def test_a_chord_shows_its_header_and_its_size(spec: Spec) -> None:
         "date_done": None,
         "state": "open",
         "body_task_id": None,
+        "recorded_at": read_log(spec.connection)[-1].recorded_at,
     }
 
 

@@ -37,6 +37,7 @@ def test_a_saved_group_shows_what_was_saved(spec: Spec) -> None:
         "content_encoding": "utf-8",
         "result": SAVED,
         "result_json": [["g", None], [[["a", None], None], [["b", None], None]]],
+        "recorded_at": read_log(spec.connection)[-1].recorded_at,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -112,7 +114,7 @@ def test_a_result_is_stored_with_all_that_the_seed_names(tasks: TaskResultManage
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        ("PENDING", "task-sent"),
+        ("PENDING", "task-progress"),
         ("RECEIVED", "task-received"),
         ("STARTED", "task-started"),
         ("RETRY", "task-retried"),
@@ -180,6 +182,80 @@ def test_a_group_that_cannot_be_read_is_stored_all_the_same(result: Any, groups:
 
     assert group.members is None
     assert group.result == (result.encode() if isinstance(result, str) else result)
+
+
+@pytest.mark.parametrize("as_text", [True, False], ids=["text", "bytes"])
+@pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-msgpack"])
+def test_base64_of_binary_content_is_the_bytes(
+    content_type: str, as_text: bool, tasks: TaskResultManager, groups: GroupResultManager
+) -> None:
+    """As django-celery-results stores it, arguments included; what is no base64 is what it is."""
+    result, args, kwargs = b"\x80\x04K\x05.", b"\x80\x04]K\x01.", b"\x80\x04}."
+    given: Any = [base64.b64encode(data) for data in (result, args, kwargs)]
+    given = [data.decode() for data in given] if as_text else given
+
+    task = tasks.store_result(content_type, "binary", "task", given[0], "SUCCESS", task_args=given[1], task_kwargs=given[2])
+    plain = tasks.store_result(content_type, "binary", "plain", result, "SUCCESS", task_args="(1,)", task_kwargs='{"a": 1}')
+    group = groups.store_group_result(content_type, "binary", "group", given[0])
+
+    assert (task.result, task.args, task.kwargs, task.args_content_type) == (result, args, kwargs, content_type)
+    assert (plain.result, plain.args, plain.kwargs, plain.args_content_type) == (result, b"(1,)", b'{"a": 1}', None)
+    assert group.result == result
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "sentence"),
+    [
+        pytest.param({"result": True}, TypeError, r"^result is what a serializer has made, text or bytes, and not a bool; ", id="result"),
+        pytest.param({"meta": {"children": []}}, TypeError, r"^meta is what a serializer has made, .* not a dict; ", id="meta"),
+        pytest.param({"task_args": [1]}, TypeError, r"^task_args is what a serializer has made, .* not a list; ", id="args"),
+        pytest.param({"task_name": 5}, ValueError, r"^task_name cannot be recorded: [^\n]*$", id="name"),
+        pytest.param({"traceback": OSError()}, ValueError, r"^traceback cannot be recorded: [^\n]*$", id="traceback"),
+        pytest.param({"status": None}, ValueError, r"^status cannot be recorded: [^\n]*$", id="status"),
+        pytest.param({"retries": -1}, ValueError, r"^retries cannot be recorded: [^\n]*$", id="retries"),
+        pytest.param({"task_id": 5}, TypeError, r"^task_id is text, and not a int$", id="id"),
+    ],
+)
+def test_what_cannot_be_stored_is_said(fields: dict[str, Any], error: type[Exception], sentence: str, tasks: TaskResultManager) -> None:
+    """In one sentence, by the name that the caller gave it, and nothing is recorded."""
+    whole: dict[str, Any] = {"task_id": "task", "result": "1", "status": "SUCCESS", **fields}
+
+    with pytest.raises(error, match=sentence):
+        tasks.store_result("application/json", "utf-8", **whole)
+
+    assert tasks.count() == 0
+
+
+def test_an_id_may_be_a_uuid(tasks: TaskResultManager, groups: GroupResultManager) -> None:
+    """As Celery takes it."""
+    named = UUID(int=7)
+
+    stored = tasks.store_result("", "", named, None, "SUCCESS"), groups.store_group_result("", "", named, "[]")
+
+    assert (stored[0].task_id, stored[1].group_id) == (str(named), str(named))
+    assert (tasks.get_task(named).status, groups.get_group(named).result) == ("SUCCESS", b"[]")
+
+
+def test_a_group_that_no_serializer_has_made_is_refused(groups: GroupResultManager) -> None:
+    """As a result."""
+    with pytest.raises(TypeError, match=r"^result is what a serializer has made, text or bytes, and not a list; "):
+        groups.store_group_result("application/json", "utf-8", "group", [])  # type: ignore[arg-type]
+
+
+def test_the_database_that_django_calls_default_is_the_current_apps(
+    tasks: TaskResultManager, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have no name here, and that is said at once."""
+    monkeypatch.setattr("celery_journal.projections.managers.find_database", lambda: tasks.database)
+
+    assert TaskResult.objects.using("default").store_result("", "", "task", None, "SUCCESS", using="default").status == "SUCCESS"
+    for model in (TaskResult, GroupResult, ChordCounter):
+        with pytest.raises(TypeError, match=r"^it takes an open psycopg\.Connection, not 'other': without one, the journal is"):
+            model.objects.using("other")
+        with pytest.raises(TypeError, match=r"^it takes an open psycopg\.AsyncConnection, not a Connection: "):
+            model.aobjects.using(connection)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"not 'other'"):
+        tasks.store_result("", "", "task", None, "SUCCESS", using="other")
 
 
 @dataclass
@@ -294,6 +370,28 @@ def test_an_old_group_expires_unless_its_chord_is_open(groups: GroupResultManage
     assert {group.group_id for group in groups.get_all_expired(HOUR)} == {"old", "chord"}
     assert groups.delete_expired(HOUR) == 1
     assert {group.group_id for group in groups.all()} == {"young", "chord"}
+
+
+@pytest.mark.parametrize("year", [1970, 9999])
+def test_what_an_impossible_clock_tells_expires_by_when_it_was_recorded(
+    year: int, tasks: TaskResultManager, groups: GroupResultManager, tell: Callable[..., None], connection: Connection
+) -> None:
+    """Neither at once nor never, and both ways to ask agree."""
+    tell(kinds.TaskSucceeded, "task", occurred_at=datetime(year, 1, 1, tzinfo=UTC))
+    tell(kinds.GroupSaved, "group", occurred_at=datetime(year, 1, 1, tzinfo=UTC), members=("a",))
+    young = [
+        tasks.get_all_expired(HOUR).count(),
+        groups.get_all_expired(HOUR).count(),
+        tasks.delete_expired(HOUR),
+        groups.delete_expired(HOUR),
+    ]
+    for table in ("task_result_row", "group_result_row"):
+        connection.execute(f"update celery_journal.{table} set recorded_at = now() - interval '2 hours'".encode())
+
+    assert young == [0, 0, 0, 0]
+    assert [task.task_id for task in tasks.get_all_expired(HOUR)] == ["task"]
+    assert [group.group_id for group in groups.get_all_expired(HOUR)] == ["group"]
+    assert (tasks.delete_expired(HOUR), groups.delete_expired(HOUR)) == (1, 1)
 
 
 @pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])

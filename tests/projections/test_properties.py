@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from celery_journal.journal import Connection, Journal
+from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.emitter import identify
 from celery_journal.journal.events import (
     KINDS,
     ChordPartReturned,
@@ -34,20 +34,21 @@ from celery_journal.journal.events import (
     TaskEvent,
     TaskFailed,
     TaskForgotten,
+    TaskProgress,
     TaskSent,
     TaskStarted,
     TaskSucceeded,
-    WorkerForgotten,
-    WorkerHeartbeat,
-    WorkerOffline,
-    WorkerOnline,
 )
+from celery_journal.journal.workers import WorkerForgotten, WorkerHeartbeat, WorkerOffline, WorkerOnline
 from celery_journal.projections import rebuild, verify
 from tests.conftest import empty
 from tests.strategies import histories
 
 from .oracle import Row, Views, differences, fold
 from .spec import at, at_once, checked, fact, read_log, read_views, until_waiting
+
+#: A rebuild gives way to whoever holds a lock for longer than some milliseconds, also on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 FORGETTING = {"task-forgotten", "task-expired", "task-erased", "group-deleted", "group-expired", "worker-forgotten"}
 NEVER_FOLD = {"operator-acted"}
@@ -153,9 +154,12 @@ def test_facts_after_a_rebuild_fold_as_before(
     """The rebuilt tables have every register, not only what the views show."""
     views_of(shared, batches)
     rebuild(shared)
-    renamed = [told.model_copy(update={"event_id": uuid4()}) for told in later]
+    others = [
+        told.model_copy(update={"event_id": identify(told.occurred_at, told.stream, told.kind, told.attempt, "later", number)})
+        for number, told in enumerate(later)
+    ]
 
-    for batch in data.draw(splits(renamed)):
+    for batch in data.draw(splits(others)):
         Journal().append(shared, *batch)
 
     checked(shared)
@@ -188,12 +192,39 @@ def test_the_order_does_not_matter(shared: Connection, history: list[Event], dat
     """As long as nobody forgets and no two clocks agree, a history shows the same in whatever order it is told."""
     lasting = [told for told in history if told.kind not in FORGETTING | BY_POSITION]
     seconds = data.draw(st.permutations(range(len(lasting))))
-    lasting = [told.model_copy(update={"occurred_at": at(second)}) for told, second in zip(lasting, seconds, strict=True)]
+    lasting = [
+        told.model_copy(update={"occurred_at": at(second), "ordered_at": None}) for told, second in zip(lasting, seconds, strict=True)
+    ]
 
     in_order = views_of(shared, [lasting])
     shuffled = views_of(shared, data.draw(splits(data.draw(st.permutations(lasting)))))
 
     assert differences(without_the_log(in_order), without_the_log(shuffled)) == []
+
+
+@examples(30)
+@given(
+    clocks=st.lists(st.integers(-100, 100), min_size=1, max_size=8),
+    kind=st.sampled_from([TaskProgress, TaskFailed, TaskSent, GroupSaved]),
+    data=st.data(),
+)
+def test_what_an_emitter_told_last_stands_whatever_its_clock(
+    shared: Connection, clocks: list[int], kind: type[Event], data: st.DataObject
+) -> None:
+    """In whatever order and batches it arrives, and with every date as the clock said it."""
+    emitter = Emitter()
+    state: dict[str, Any] = {"state": "PROGRESS"} if kind is TaskProgress else {}
+    name = "args" if kind is TaskSent else "result"
+    payloads: list[dict[str, Any]] = [{name: str(number).encode(), **state} for number in range(len(clocks))]
+    told = [emitter.emit(kind, "s", occurred_at=at(clock), **fields) for clock, fields in zip(clocks, payloads, strict=True)]
+
+    views = views_of(shared, data.draw(deliveries(st.just(told))))
+
+    (row,) = (views.group_result if kind is GroupSaved else views.task_result).values()
+    assert row[name] == str(len(clocks) - 1).encode()
+    assert row["date_created"] == at(min(clocks))
+    assert row.get("date_done") == (at(clocks[-1]) if kind is TaskFailed else None)
+    checked(shared)
 
 
 @examples(25)

@@ -11,7 +11,7 @@ import pytest
 
 from celery_journal.journal import Connection, Emitter, Journal, migrate
 from celery_journal.journal import events as kinds
-from celery_journal.projections import ChordCounter, FieldError, GroupResult, Q, QuerySet, TaskResult, queryset
+from celery_journal.projections import Avg, ChordCounter, Count, FieldError, GroupResult, Max, Min, Q, QuerySet, Sum, TaskResult, queryset
 from celery_journal.projections.fields import CHORD_COUNTER, GROUP_RESULT, TASK_RESULT, View
 from celery_journal.projections.managers import Manager, TaskResultManager
 from celery_journal.projections.projection import Row
@@ -147,6 +147,9 @@ def test_a_lookup_finds_what_it_says(lookups: dict[str, Any], found: set[str], t
         pytest.param("args__path", {0: "then", 1: 8}, {"failed"}, id="two-places"),
         pytest.param("args__path", {1: 8, 0: "now"}, set(), id="two-places-of-two"),
         pytest.param("args__path", [7], {"waiting"}, id="anywhere"),
+        pytest.param("args__0", "now", {"waiting"}, id="key-place"),
+        pytest.param("kwargs__user_id", 42, {"waiting"}, id="key-name"),
+        pytest.param("kwargs__tags__1", "b", {"waiting"}, id="key-inside"),
         pytest.param("kwargs_json__path", {"user_id": "42"}, {"running"}, id="view-column"),
         pytest.param("kwargs__path", {"user_id": "\0"}, set(), id="nul"),
         pytest.param("kwargs__path", {"user_id": "\ud800"}, set(), id="surrogate"),
@@ -367,6 +370,10 @@ def test_a_finished_chord_is_hidden(told: Connection) -> None:
         pytest.param({"run_time__gt": 5}, r"is compared with a timedelta", id="interval"),
         pytest.param({"result": 5}, r"is compared with bytes or text", id="bytes"),
         pytest.param({"traceback__isnull": 0}, r"traceback__isnull is True or False, not 0", id="isnull"),
+        pytest.param({"args__first": 1}, r"task_result.args has no lookup 'first'", id="key-of-a-list"),
+        pytest.param({"kwargs__user_id__gt": 1}, r"task_result.kwargs has no lookup 'user_id__gt'", id="key-with-lookup"),
+        pytest.param({"result__total": 5}, r"task_result.result has no lookup 'total'", id="key-of-a-result"),
+        pytest.param({"kwargs__path": {"a": timedelta(1)}}, r"is compared with what JSON can hold", id="json-timedelta"),
         pytest.param({"kwargs__path": {"a": object()}}, r"is compared with what JSON can hold", id="json"),
     ],
 )
@@ -508,3 +515,113 @@ def test_a_set_is_read_in_a_transaction_of_the_callers(many: TaskResultManager, 
         connection.execute("create temporary table mine (id integer)")
         assert sum(1 for _ in many.all()) == 2500
         connection.execute("select * from mine")
+
+
+def test_fields_are_read_as_tuples(tasks: TaskResultManager) -> None:
+    """`values_list`: plain, with names, and of one field the values themselves; under the names asked for, and sliced and filtered."""
+    done = tasks.filter(status="SUCCESS").order_by("task_id")
+
+    assert list(done.values_list("pk", "state")) == [("binary", "SUCCESS"), ("done", "SUCCESS")]
+    assert list(done.values_list("task_id", flat=True)) == ["binary", "done"]
+    assert [row.task for row in done.values_list("task", "worker", named=True)] == ["Mail_send", "mail.send"]
+    assert done.values_list("task_id", flat=True)[1:].get() == "done"
+    assert done.values_list("task_id", flat=True).filter(worker="w2").first() == "done"
+    assert done.values_list("task_args", flat=True).last() == "[]"
+    assert len(done.values_list().get(task_id="done")) == len(TaskResult.model_fields)
+    assert repr(done.values_list("task_id", flat=True)) == "<QuerySet ['binary', 'done']>"
+
+
+@pytest.mark.parametrize("asked", [{"flat": True}, {"flat": True, "names": ("task_id", "status")}, {"flat": True, "named": True}])
+def test_only_one_field_is_flat(asked: dict[str, Any], tasks: TaskResultManager) -> None:
+    """As Django has it."""
+    names = asked.pop("names", ())
+
+    with pytest.raises(TypeError, match="flat is for one field"):
+        tasks.values_list(*names, **asked)
+
+
+@pytest.mark.parametrize("order", [[], ["date_done"], ["-status", "worker"], ["task_id"], ["-task_id"], ["-pk", "status"]])
+def test_the_last_row_is_the_last_of_the_list(order: list[str], tasks: TaskResultManager) -> None:
+    """Whatever the order, with what has no date at its place; None of nothing, and not of a slice."""
+    ordered = tasks.order_by(*order) if order else tasks.all()
+
+    assert ordered.last() == list(ordered)[-1]
+    assert ordered.filter(status="SUCCESS").last() == list(ordered.filter(status="SUCCESS"))[-1]
+    assert tasks.none().last() is None
+    with pytest.raises(TypeError, match="a slice cannot be read from its end"):
+        ordered[:2].last()
+
+
+def test_what_is_the_same_is_left_out(tasks: TaskResultManager) -> None:
+    """`distinct`, of `values` and `values_list`: in the order asked for, counted, sliced, and before or after what is read."""
+    assert list(tasks.values_list("status", flat=True).distinct()) == ["FAILURE", "PENDING", "RETRY", "STARTED", "SUCCESS"]
+    assert list(tasks.distinct().values_list("status", flat=True).order_by("-status")[:2]) == ["SUCCESS", "STARTED"]
+    assert list(tasks.values("worker").distinct().exclude(worker=None)) == [{"worker": "w1"}, {"worker": "w2"}, {"worker": "w3"}]
+    assert tasks.values("task").distinct().count() == 4
+    assert tasks.values("task").distinct()[1:3].count() == 2
+    assert tasks.values("task").distinct().exists()
+    assert tasks.values_list("state", flat=True).distinct().last() == "SUCCESS"
+    assert len(tasks.distinct()) == len(EVERY)
+    assert list(tasks.values_list("result_json", flat=True).distinct().filter(task_id="done")) == [{"total": 5, "lines": [{"sku": "x"}]}]
+    with pytest.raises(TypeError, match="of a slice nothing is left out"):
+        tasks.values("task")[:2].distinct()
+    with pytest.raises(FieldError, match="distinct rows of status have no worker to be put in the order of"):
+        list(tasks.order_by("worker").values("status").distinct())
+
+
+def test_rows_are_reckoned_with(tasks: TaskResultManager) -> None:
+    """`aggregate`: dates, durations, numbers and texts, under Django's names or one's own; of nothing it is None, or 0."""
+    took = timedelta(minutes=2)
+
+    assert tasks.aggregate(Min("date_done"), Max("date_done")) == {"date_done__min": at(8), "date_done__max": at(10)}
+    assert tasks.aggregate(Count("worker")) == {"worker__count": 5}
+    assert tasks.aggregate(
+        tasks=Count("*"), ran=Count("worker"), workers=Count("worker", distinct=True), last=Max("task_name"), most=Max("retries")
+    ) == {"tasks": 6, "ran": 5, "workers": 3, "last": "mail.send", "most": 0}
+    assert tasks.filter(task_id="failed").aggregate(Avg("run_time"), Sum("run_time"), Max("run_time")) == {
+        "run_time__avg": took,
+        "run_time__sum": took,
+        "run_time__max": took,
+    }
+    assert tasks.aggregate(Sum("pid"), Avg("pid")) == {"pid__sum": 34, "pid__avg": 34 / 3}
+    assert tasks.none().aggregate(Count("pk"), Max("date_done"), Sum("pid")) == {"pk__count": 0, "date_done__max": None, "pid__sum": None}
+    assert tasks.order_by("date_created")[:2].aggregate(Max("date_created"), tasks=Count("*")) == {"date_created__max": at(1), "tasks": 2}
+    assert tasks.values("status").distinct().aggregate(states=Count("status")) == {"states": 5}
+    assert tasks.aggregate() == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "text"),
+    [
+        pytest.param(Avg("date_done"), FieldError, "Avg is not reckoned of task_result.date_done, which is a date", id="mean-date"),
+        pytest.param(Sum("task_name"), FieldError, "Sum is not reckoned of task_result.task_name, which is text", id="sum-of-text"),
+        pytest.param(Max("result"), FieldError, "Max is not reckoned of task_result.result, which is bytes", id="most-bytes"),
+        pytest.param(Count("wroker"), FieldError, "has no field 'wroker'; its fields are worker", id="unknown"),
+        pytest.param(Max("*"), FieldError, "has no field '\\*'", id="most-rows"),
+        pytest.param(Count("*"), TypeError, 'needs a name: aggregate\\(total=Count\\("\\*"\\)\\)', id="nameless"),
+        pytest.param("date_done", TypeError, "'date_done' is none of Count, Min, Max, Avg and Sum", id="text"),
+    ],
+)
+def test_what_cannot_be_reckoned_is_said(asked: Any, error: type[Exception], text: str, tasks: TaskResultManager) -> None:
+    """In one sentence."""
+    with pytest.raises(error, match=text):
+        tasks.aggregate(asked)
+
+
+def test_of_distinct_rows_only_what_they_have_is_reckoned(tasks: TaskResultManager) -> None:
+    """The fields that they were asked for by."""
+    with pytest.raises(FieldError, match="distinct rows of status have no date_done; name it in values\\(\\) as well"):
+        tasks.values("status").distinct().aggregate(Max("date_done"))
+
+
+def test_an_iterator_reads_in_chunks_and_keeps_nothing(many: TaskResultManager, connection: Connection) -> None:
+    """Of a set, of a manager and of a slice."""
+    kept = many.all()
+    length = len(kept)
+    rows = kept.iterator(chunk_size=2)
+
+    assert next(rows).task_id
+    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    assert len(list(rows)) == length - 1
+    assert len(list(many.iterator())) == length
+    assert len(list(many.all()[:3].iterator(2))) == 3

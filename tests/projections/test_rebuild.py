@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from threading import Event as Signal
 from threading import Thread
+from typing import Any
 
 import psycopg
 import pytest
@@ -27,12 +28,9 @@ from celery_journal.journal.events import (
     TaskSent,
     TaskStarted,
     TaskSucceeded,
-    WorkerForgotten,
-    WorkerHeartbeat,
-    WorkerOffline,
-    WorkerOnline,
 )
-from celery_journal.projections import PROJECTIONS, rebuild, verify
+from celery_journal.journal.workers import WorkerForgotten, WorkerHeartbeat, WorkerOffline, WorkerOnline
+from celery_journal.projections import PROJECTIONS, RebuildBlocked, rebuild, verify
 
 from .oracle import differences
 from .spec import at_once, checked, fact, read_views, until_waiting
@@ -41,8 +39,8 @@ KNOWN = 60
 
 #: Everything of the schema that an operator may have set or an application relies on.
 CATALOG = """
-select 'relation', c.relname, c.relkind::text, pg_get_userbyid(c.relowner), c.reloptions::text, c.relacl::text,
-       obj_description(c.oid), null
+select 'relation', c.relname, c.relkind::text, pg_get_userbyid(c.relowner), c.reloptions::text,
+       coalesce(c.relacl, acldefault('r', c.relowner))::text, obj_description(c.oid), null
   from pg_class c where c.relnamespace = 'celery_journal'::regnamespace and c.relname !~ '^event'
 union all
 select 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::text,
@@ -342,3 +340,131 @@ def test_a_rebuild_leaves_leases_and_checkpoints_alone(connection: Connection) -
 
     assert connection.execute("select * from celery_journal.chord_lease").fetchall() == before
     assert connection.execute("select celery_journal.claim_chord('known-1', 0, 'you', '1 minute')").fetchone() == ("taken",)
+
+
+# Who stands in the way
+
+
+def test_a_rebuild_says_whom_it_waits_for_and_holds_nobody_up(dsn: str, connection: Connection) -> None:
+    """Beside one idle transaction that has appended, other writers wait for moments only."""
+    tell_the_known(connection)
+    said: list[str] = []
+    slowest = 0.0
+    over = Signal()
+
+    def rebuilder() -> None:
+        with psycopg.connect(dsn, autocommit=True) as own:
+            rebuild(own, ["group_result"], say=said.append)
+        over.set()
+
+    with psycopg.connect(dsn, application_name="the idle one") as idle, psycopg.connect(dsn, autocommit=True) as writer:
+        write(idle, random.Random(0))
+        thread = Thread(target=rebuilder)
+        thread.start()
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            before = time.monotonic()
+            Journal().append(writer, fact(TaskSent, f"beside-{before}", 0))
+            slowest = max(slowest, time.monotonic() - before)
+            time.sleep(0.005)
+        idle.rollback()
+        thread.join(60)
+
+    assert over.is_set()
+    assert said
+    assert f"process {idle.info.backend_pid if not idle.closed else ''}".strip() in said[0]
+    assert "the idle one" in said[0]
+    assert "insert into" not in said[0].lower()
+    assert slowest < 0.25, "25 ms for the lock, and what a busy machine adds"
+    assert differences(read_views(connection), checked(connection)) == []
+
+
+def test_no_function_of_a_rebuild_is_everybodys(connection: Connection) -> None:
+    """Not even while it runs: whoever may execute a function for triggers may attach it to a table of their own."""
+    tell_the_known(connection)
+    found: list[object] = []
+
+    def look(*_: object) -> None:
+        with psycopg.connect(connection.info.dsn, autocommit=True) as other:
+            found.extend(
+                other.execute(
+                    b"select p.proname from pg_proc p where p.pronamespace = 'celery_journal'::regnamespace "
+                    b"and has_function_privilege('public', p.oid, 'execute')"
+                ).fetchall()
+            )
+            functions = other.execute(b"select count(*) from pg_proc where proname like 'rebuild_%'").fetchone()
+            assert functions == (1,)
+
+    rebuild(connection, chunk=10, progress=look)
+
+    assert found == []
+
+
+def test_the_fold_works_on_the_log_alone(connection: Connection) -> None:
+    """Also for whoever may execute its function."""
+    tell_the_known(connection)
+    before = read_views(connection)
+    connection.execute(b"create temp table fake (like celery_journal.event)")
+    connection.execute(
+        b"create trigger t after insert on fake referencing new table as new_event "
+        b"for each statement execute function celery_journal.fold()"
+    )
+
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(b"insert into fake select * from celery_journal.event")
+
+    assert differences(before, read_views(connection)) == []
+    connection.execute(b"drop table fake")
+
+
+def test_a_stranger_cannot_block_a_rebuild(dsn: str, connection: Connection) -> None:
+    """A table with a column of our row type, by one who may not read that: ours is replaced, and the old one emptied and kept aside."""
+    tell_the_known(connection)
+    connection.execute(b"create role some_stranger; grant usage on schema celery_journal to some_stranger")
+    connection.execute(b"create schema stranger authorization some_stranger")
+    try:
+        connection.execute(b"set role some_stranger; create view stranger.v as select * from celery_journal.group_result_row")
+        connection.execute(b"create table stranger.t (c celery_journal.group_result_row); reset role")
+        said: list[str] = []
+
+        rebuild(connection, say=said.append)
+        rebuild(connection, say=said.append)
+
+        assert len(said) == 1
+        assert "view stranger.v of some_stranger" in said[0]
+        assert connection.execute(b"select count(*) from celery_journal.group_result").fetchone() == (KNOWN,)
+    finally:
+        connection.execute(b"reset role; drop schema stranger cascade; drop owned by some_stranger; drop role some_stranger")
+    rebuild(connection)
+    assert connection.execute(b"select relname from pg_class where relname like '%aside%'").fetchall() == []
+    checked(connection)
+
+
+def test_a_view_of_somebody_who_reads_a_table_itself_is_named_before_anything_begins(connection: Connection) -> None:
+    """It would go on with the table that was replaced."""
+    connection.execute(b"create view public.mine as select * from celery_journal.task_result_row")
+
+    with pytest.raises(RebuildBlocked, match=r"^view public.mine of postgres depends on .*task_result_row.* read the view"):
+        rebuild(connection)
+
+    connection.execute(b"drop view public.mine")
+    rebuild(connection)
+
+
+def test_writers_are_stopped_for_one_round_trip(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit included: however slow the client and the network are, nobody waits for them."""
+    write(connection, random.Random(0))
+    after = []
+    execute = psycopg.Cursor.execute
+
+    def noting(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = execute(cursor, query, *args, **kwargs)
+        if b"in share row exclusive mode" in query:
+            after.append(cursor.connection.info.transaction_status)
+        return answer
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", noting)
+
+    rebuild(connection, ["task_result"])
+
+    assert after == [psycopg.pq.TransactionStatus.IDLE] * 3  # the trigger comes, the tables change places, the trigger goes

@@ -16,6 +16,7 @@ from celery_journal.journal.events import (
     TaskProgress,
     TaskReceived,
     TaskRejected,
+    TaskReplaced,
     TaskRetried,
     TaskRevoked,
     TaskSent,
@@ -251,3 +252,45 @@ def test_a_retry_waits_from_its_own_sending(spec: Spec) -> None:
 
     assert [row.queue_wait for row in (first, second)] == [timedelta(seconds=2), timedelta(seconds=7)]
     assert [row.eta for row in (first, second)] == [None, at(60)]
+
+
+def test_a_run_of_an_id_that_was_sent_again_is_paired_with_the_newest_sending_before_it(spec: Spec) -> None:
+    """It waited a moment, and not since the first sending; the run before it keeps its own."""
+    one: dict[str, Any] = {"run": "r1", "worker": "w", "pid": 1}
+    two: dict[str, Any] = {"run": "r2", "worker": "w", "pid": 2}
+    spec.given(fact(TaskSent, "t", 0, eta=at(1)), fact(TaskReceived, "t", 1, eta=at(1), **one), fact(TaskStarted, "t", 2, **one))
+    spec.given(fact(TaskFailed, "t", 3, **one), fact(TaskReceived, "t", 61, **two), fact(TaskStarted, "t", 62, **two))
+
+    first, second = runs(spec, fact(TaskSent, "t", 60))
+
+    assert [(row.run, row.date_sent, row.eta, row.queue_wait) for row in (first, second)] == [
+        ("r1", at(0), at(1), timedelta(seconds=1)),
+        ("r2", at(60), None, timedelta(seconds=2)),
+    ]
+
+
+def test_a_sending_after_which_no_run_began_is_a_row_that_waits(spec: Spec) -> None:
+    """Of an id that was sent again, until a worker has it."""
+    one: dict[str, Any] = {"run": "r1", "worker": "w", "pid": 1}
+    spec.given(fact(TaskSent, "t", 0), fact(TaskStarted, "t", 1, **one), fact(TaskFailed, "t", 2, **one))
+
+    waiting, ended = sorted(runs(spec, fact(TaskSent, "t", 60)), key=lambda row: row.run or "")
+
+    assert (ended.run, ended.status, ended.date_sent) == ("r1", "FAILURE", at(0))
+    assert (waiting.run, waiting.status, waiting.date_sent) == (None, "PENDING", at(60))
+
+    (only, begun) = runs(spec, fact(TaskStarted, "t", 61, run="r2", worker="w"))
+    assert [(row.run, row.date_sent) for row in (only, begun)] == [("r1", at(0)), ("r2", at(60))]
+
+
+def test_a_run_that_put_another_task_in_its_place_has_ended(spec: Spec) -> None:
+    """It is REPLACED, and not STARTED for ever; the task goes on."""
+    one: dict[str, Any] = {"run": "r1", "worker": "w", "pid": 1}
+    spec.given(fact(TaskSent, "t", 0), fact(TaskStarted, "t", 1, **one), fact(TaskSent, "t", 5), fact(TaskReplaced, "t", 6, **one))
+
+    first, second = runs(spec, fact(TaskStarted, "t", 7, run="r2", worker="w", pid=2))
+
+    assert (first.status, first.date_done, first.run_time) == ("REPLACED", at(6), timedelta(seconds=5))
+    assert (second.status, second.date_sent, second.queue_wait) == ("STARTED", at(5), timedelta(seconds=2))
+    row = TaskResult.get(spec.connection, "t")
+    assert (row.status, row.date_done, row.date_started) == ("STARTED", None, at(7))

@@ -253,6 +253,38 @@ def test_a_custom_state_passes_through(spec: Spec) -> None:
     assert shown(row, "status", "result_json", "date_done", "worker") == ("UPLOADING", {"current": 2}, None, "w")
 
 
+@pytest.mark.parametrize("state", ["PENDING", "QUEUED"])
+def test_a_state_that_is_stored_before_a_task_starts_does_not_hide_the_start(spec: Spec, state: str) -> None:
+    """A sender stores it, without a worker; whichever is recorded first. Being received does not hide it, as in Celery."""
+    spec.given(fact(TaskProgress, "t", 1, state=state, result=b'{"by": "me"}'), fact(TaskSent, "t", 2, name="add"))
+
+    received = spec.task(fact(TaskReceived, "t", 3, worker="w"))
+    started = spec.task(fact(TaskStarted, "t", 4, worker="w"))
+
+    assert shown(received, "status", "result_json", "worker") == (state, {"by": "me"}, "w")
+    assert shown(started, "status", "result_json", "worker") == ("STARTED", None, "w")
+
+
+def test_a_state_of_before_the_start_that_is_recorded_late_hides_nothing(spec: Spec) -> None:
+    """By the clocks it was before."""
+    spec.given(fact(TaskStarted, "t", 4, worker="w"))
+
+    row = spec.task(fact(TaskProgress, "t", 1, state="QUEUED"))
+
+    assert row["status"] == "STARTED"
+
+
+@pytest.mark.parametrize("worker", [None, "w"], ids=["from outside", "by its worker"])
+def test_what_a_running_task_says_is_shown_while_it_runs(spec: Spec, worker: str | None) -> None:
+    """Also where whoever stores it tells no request; what its worker has told, a start that another clock puts after it does not hide."""
+    spec.given(fact(TaskProgress, "t", 1, state="QUEUED"), fact(TaskStarted, "t", 2, worker="w"))
+
+    row = spec.task(fact(TaskProgress, "t", 3, state="HALF", worker=worker))
+    behind = spec.task(fact(TaskStarted, "t", 5 if worker else 2.5, worker="w"))
+
+    assert row["status"] == behind["status"] == "HALF"
+
+
 def test_an_ignored_task_is_done(spec: Spec) -> None:
     """IGNORED ends a task, without a value (M08, M09, M16)."""
     spec.given(fact(TaskStarted, "t", 1))
@@ -280,6 +312,16 @@ def test_arguments_survive_a_fact_that_does_not_know_them(spec: Spec) -> None:
     assert shown(row, "task_name", "args", "kwargs", "queue") == ("add", b"[1]", b"{}", "q")
 
 
+def test_a_queue_that_the_sender_does_not_know_is_the_one_that_the_worker_has_it_from(spec: Spec) -> None:
+    """Who sends by an exchange may not know; what the sender does know comes first."""
+    sent: dict[str, Any] = {"name": "add", "args": b"[1]"}
+    spec.given(fact(TaskSent, "t", 0, **sent), fact(TaskReceived, "t", 1, worker="w", queue="mail"))
+    assert spec.task(fact(TaskStarted, "t", 2, worker="w", name="add"))["queue"] == "mail"
+    spec.given(fact(TaskSent, "u", 0, **sent, queue="known"))
+
+    assert spec.task(fact(TaskReceived, "u", 1, worker="w", queue="zz"))["queue"] == "known"
+
+
 def test_the_arguments_of_the_newest_attempt_are_shown(spec: Spec) -> None:
     """A retry may change the arguments: those of the last attempt count (M05, M06)."""
     spec.given(fact(TaskSent, "t", 5, attempt=1, name="add", args=b"[2]"))
@@ -299,7 +341,7 @@ def test_a_worker_stays_known_after_a_fact_of_nobody(spec: Spec) -> None:
 
 
 def test_a_task_has_started_when_its_last_attempt_first_did(spec: Spec) -> None:
-    """Of two starts of one attempt (a redelivery) the earlier is the moment, by the clock (M15)."""
+    """Of two accounts of one start the earlier is the moment, by the clock (M15)."""
     spec.given(fact(TaskStarted, "t", 1), fact(TaskStarted, "t", 8, attempt=1))
 
     row = spec.task(fact(TaskStarted, "t", 6, attempt=1))
@@ -478,3 +520,43 @@ def test_text_that_postgresql_cannot_hold_is_shown_escaped(spec: Spec) -> None:
     row = views.task_result["t\\x00"]
     assert shown(row, "task_name", "traceback") == ("n\\x00", "at \\udcff\\x00")
     assert read_log(spec.connection)[0].event == event
+
+
+def test_a_row_is_of_the_run_that_ended_it(spec: Spec) -> None:
+    """An id that was sent three times, of which the third run failed: SUCCESS is final, and nothing beside it is of another run."""
+    for number, second in ((1, 0), (2, 10), (3, 20)):
+        run: dict[str, Any] = {"run": f"r{number}", "worker": f"w{number}", "pid": number}
+        spec.given(fact(TaskSent, "t", second, args=f"[{number}]".encode(), kwargs=b"{}"), fact(TaskStarted, "t", second + 1, **run))
+        if number == 2:
+            spec.given(fact(TaskSucceeded, "t", second + 2, result=b"2", **run))
+        if number == 1:
+            spec.given(fact(TaskFailed, "t", second + 2, result=b"{}", **run))
+
+    row = spec.task(fact(TaskFailed, "t", 23, result=b"{}", run="r3", worker="w3", pid=3))
+
+    assert (row["status"], row["result"], row["args"], row["kwargs"]) == ("SUCCESS", b"2", b"[2]", b"{}")
+    assert (row["worker"], row["pid"], row["date_started"], row["date_done"]) == ("w2", 2, at(11), at(12))
+
+
+def test_an_id_that_is_sent_again_after_a_retry_took_as_long_as_its_last_run(spec: Spec) -> None:
+    """The message that was sent first counts no retries: the run is of an earlier attempt, and later all the same."""
+    one: dict[str, Any] = {"run": "r1", "worker": "w", "pid": 1}
+    two: dict[str, Any] = {"run": "r2", "worker": "w", "pid": 2, "attempt": 1}
+    three: dict[str, Any] = {"run": "r3", "worker": "v", "pid": 3}
+    spec.given(fact(TaskSent, "t", 0, args=b"[0]"), fact(TaskStarted, "t", 1, **one), fact(TaskRetried, "t", 2, **one))
+    spec.given(fact(TaskSent, "t", 2, args=b"[1]", attempt=1), fact(TaskStarted, "t", 3, **two), fact(TaskFailed, "t", 4, **two))
+    spec.given(fact(TaskSent, "t", 60, args=b"[2]"), fact(TaskStarted, "t", 61, **three))
+
+    row = spec.task(fact(TaskSucceeded, "t", 62, **three))
+
+    assert (row["status"], row["args"], row["worker"], row["date_started"]) == ("SUCCESS", b"[2]", "v", at(61))
+
+
+def test_a_redelivered_task_took_as_long_as_the_run_that_ended_it(spec: Spec) -> None:
+    """The worker of the first is gone, and what it had begun is no part of it."""
+    spec.given(fact(TaskSent, "t", 0), fact(TaskStarted, "t", 1, run="r1", worker="w", pid=1))
+    spec.given(fact(TaskStarted, "t", 61, run="r2", worker="v", pid=2))
+
+    row = spec.task(fact(TaskSucceeded, "t", 62, run="r2", worker="v", pid=2))
+
+    assert (row["worker"], row["date_started"], row["date_done"]) == ("v", at(61), at(62))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from celery_journal.journal import Connection, Journal
-from celery_journal.journal.events import WorkerForgotten, WorkerHeartbeat, WorkerOffline, WorkerOnline
+from celery_journal.journal.workers import WorkerForgotten, WorkerHeartbeat, WorkerOffline, WorkerOnline
 from celery_journal.projections import Worker
 
 from .spec import Spec, checked, fact, read_log

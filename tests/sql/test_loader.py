@@ -20,7 +20,7 @@ def test_the_schema_is_put_where_the_file_says_celery_journal() -> None:
     """Also inside literals, and not in the middle of longer names."""
     text = sql.load("roles.sql", "audit_trail")
 
-    assert "alter schema audit_trail owner to celery_journal_owner;" in text
+    assert "alter schema audit_trail owner to %I" in text
     assert "'audit_trail'::regnamespace" in text
     assert "celery_journal." not in text
 

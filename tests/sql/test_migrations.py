@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import threading
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -15,6 +19,7 @@ from celery_journal.journal import (
     SchemaMissing,
     SchemaOutdated,
     SchemaTooNew,
+    WrongEncoding,
     check_version,
     migrate,
     pending_migrations,
@@ -26,7 +31,8 @@ from celery_journal.journal import (
 from celery_journal.journal.events import ChordStarted, GroupSaved, TaskSucceeded
 from celery_journal.journal.migrations import migrations
 from celery_journal.projections import rebuild, verify
-from tests.journal.waiting import blocked_backends, wait_until
+from tests.conftest import migrate_to
+from tests.journal.waiting import wait_until
 
 from .catalog import Catalog, catalog
 
@@ -79,6 +85,8 @@ def test_a_schema_that_was_migrated_twice_is_the_same(bare: Connection, fresh: C
         pytest.param("drop trigger fold on celery_journal.event", id="no fold"),
         pytest.param("alter table celery_journal.event disable trigger fold", id="a fold that is switched off"),
         pytest.param("drop trigger refuse_change on celery_journal.event", id="a log that can be changed"),
+        pytest.param("drop trigger refuse_nonsense on celery_journal.event", id="a log that can hold anything"),
+        pytest.param("alter table celery_journal.event_default disable trigger refuse_nonsense", id="a part of it that can"),
     ],
 )
 def test_migrating_restores_what_was_tampered_with(tampering: str, bare: Connection, fresh: Catalog) -> None:
@@ -140,13 +148,19 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
 """
 
 
+#: They ask for the lock again and again.
+WAITING = b"""
+    select count(*) from pg_stat_activity
+     where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()"""
+
+
 def test_ten_processes_migrate_at_once(spare_database: str, bare: Connection, fresh: Catalog) -> None:
     """They wait for each other; one does the work, and the others find it done."""
     bare.execute("select pg_advisory_lock(hashtextextended('celery_journal.migrate', 0))")
     command = [sys.executable, "-c", MIGRATE, spare_database]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(10)]
     try:
-        wait_until(lambda: blocked_backends(bare) == 10)
+        wait_until(lambda: bare.execute(WAITING).fetchone() == (10,))
     finally:
         bare.execute("select pg_advisory_unlock_all()")
     answers = [process.communicate(timeout=60)[0] for process in processes]
@@ -322,7 +336,7 @@ def test_a_rebuild_fills_what_version_3_has_brought(before_runs: Connection) -> 
 
     rebuild(before_runs, names)
 
-    assert names == ["task_result", "chord_counter", "worker"]
+    assert names == ["task_result", "group_result", "chord_counter", "worker"]
     assert verify(before_runs).differences == []
     assert before_runs.execute("select date_sent = '2025-01-01' from celery_journal.task_result").fetchall() == [(True,)]
     assert before_runs.execute("select worker, date_started = '2025-01-02' from celery_journal.task_attempt").fetchall() == [("w", True)]
@@ -340,3 +354,123 @@ def test_a_schema_of_version_2_becomes_the_same_as_a_new_one(before_runs: Connec
 def test_a_new_schema_needs_no_rebuild(bare: Connection) -> None:
     """Where nothing had been recorded there is nothing to fill."""
     assert projections_to_rebuild(bare, migrate(bare)) == []
+
+
+def test_old_rows_are_not_written_anew_for_who_recorded_them(bare: Connection) -> None:
+    """Of those it is not known; of the next it is, whatever the client says."""
+    migrate_to(bare, 4)
+    fact = b"""
+        insert into celery_journal.event (event_id, occurred_at, stream, kind, state)
+        values (gen_random_uuid(), now(), %s, 'task-sent', 'PENDING')"""
+    bare.execute(fact, ("old",))
+    before = bare.execute("select tableoid, ctid, xmin from celery_journal.event").fetchall()
+
+    migrate(bare)
+
+    assert bare.execute("select tableoid, ctid, xmin from celery_journal.event").fetchall() == before
+    bare.execute(fact, ("new",))
+    rows = bare.execute("select stream, recorded_by = session_user from celery_journal.event order by position").fetchall()
+    assert rows == [("old", None), ("new", True)]
+
+
+# Who may execute what
+
+PUBLIC = b"""
+    select p.oid::regprocedure::text from pg_proc p
+     where p.pronamespace = 'celery_journal'::regnamespace and has_function_privilege('public', p.oid, 'execute')"""
+
+
+@pytest.mark.parametrize("version", range(1, wanted_version()))
+def test_no_function_is_everybodys_after_a_migration_from_any_version(version: int, bare: Connection) -> None:
+    """Without roles too, whatever the version was, and though everybody could execute it before."""
+    migrate_to(bare, version)
+    bare.execute("create function celery_journal.added_by_a_migration() returns int language sql as 'select 1'")
+    bare.execute("alter table celery_journal.subscription alter generation set default ''") if version < 6 else None
+    bare.execute("insert into celery_journal.subscription (name, transaction, position) values ('old', '0', 0)")
+    assert len(bare.execute(PUBLIC).fetchall()) == 1
+
+    migrate(bare)
+
+    assert bare.execute(PUBLIC).fetchall() == []
+    assert bare.execute("select name, owner from celery_journal.subscription").fetchall() == [("old", None if version < 5 else "postgres")]
+
+
+def test_what_a_superuser_migrates_is_the_owners(bare: Connection) -> None:
+    """Also a function that is new: one that runs with the rights of its owner must not run with a superuser's."""
+    bare.execute("create role settled_owner")
+    try:
+        migrate(bare)
+        bare.execute("alter schema celery_journal owner to settled_owner")
+
+        migrate(bare)
+
+        owners = b"""
+            select pg_get_userbyid(proowner) from pg_proc where pronamespace = 'celery_journal'::regnamespace
+             union
+            select pg_get_userbyid(relowner)
+              from pg_class where relnamespace = 'celery_journal'::regnamespace and relkind in ('r', 'p', 'v')"""
+        assert bare.execute(owners).fetchall() == [("settled_owner",)]
+    finally:
+        bare.execute("drop owned by settled_owner; drop role settled_owner")
+
+
+def test_migrating_says_whom_it_waits_for(bare: Connection, spare_database: str) -> None:
+    """One who has appended and does not end holds up neither the migration in silence nor the other writers."""
+    migrate(bare)
+    bare.execute("alter table celery_journal.event disable trigger fold")  # so that there is something to change
+    said: list[str] = []
+    with psycopg.connect(spare_database, application_name="the idle one") as idle:
+        Journal().append(idle, Emitter().emit(TaskSucceeded, "t"))
+        threading.Timer(2.5, idle.rollback).start()
+
+        assert migrate(bare, say=said.append) == []
+
+    assert len(said) == 1
+    assert re.search(r"migrate waits for process \d+ of postgres \(the idle one\), idle in transaction", said[0])
+
+
+def test_migrating_what_is_up_to_date_waits_for_no_writer(bare: Connection, spare_database: str) -> None:
+    """Nor do writers wait for it: one of them has appended and not ended yet."""
+    migrate(bare)
+    said: list[str] = []
+    with psycopg.connect(spare_database) as idle:
+        Journal().append(idle, Emitter().emit(TaskSucceeded, "t"))
+
+        assert migrate(bare, say=said.append) == []
+
+        assert idle.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    assert said == []
+
+
+def test_writers_wait_for_nothing_of_a_migration_but_its_end(bare: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stops them comes last."""
+    migrate(bare)
+    bare.execute("alter table celery_journal.event disable trigger fold")
+    asked: list[object] = []
+    execute = psycopg.Cursor.execute
+
+    def noting(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(query)
+        return execute(cursor, query, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", noting)
+
+    migrate(bare)
+
+    (place,) = [number for number, query in enumerate(asked) if b"create or replace trigger fold" in query]  # type: ignore[operator]
+    assert b"is_restored" in asked[place + 1]  # type: ignore[operator]
+    assert len(asked) == place + 2
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(server: str) -> None:
+    """Before anything is created, and with the sentence that says how to make one."""
+    name = f"journal_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {name} encoding 'SQL_ASCII' template template0 locale 'C'".encode())
+        try:
+            with psycopg.connect(server, dbname=name, autocommit=True) as other:
+                with pytest.raises(WrongEncoding, match=r"encoded in SQL_ASCII .* create database .* encoding 'UTF8'"):
+                    migrate(other)
+                assert schema_version(other) is None
+        finally:
+            connection.execute(f"drop database {name} with (force)".encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -77,9 +78,18 @@ def test_what_people_have_said_of_tasks_is_found_by_an_index(full: Connection) -
     assert {index for _, index in found} == {"event_marks"}
 
 
+def test_what_has_put_another_task_in_its_place_is_found_by_an_index(full: Connection) -> None:
+    """The names that such tasks had: few facts tell, and nothing else of the log is read for them."""
+    name = b"select r.stream from celery_journal.event r where r.kind = 'task-replaced' and r.name = %(name)s"
+    found = ways(full, name, {"name": "add"}) | ways(full, sql.query("stats.sql", "replaced"), {})
+
+    assert {index for _, index in found} == {"event_marks"}
+
+
 def test_a_stream_is_read_by_its_index(full: Connection) -> None:
     """The history of one task does not cost a look at the others."""
-    found = ways(full, sql.query("journal.sql", "read stream"), {"stream": "task-7"})
+    stretch = {"first_id": UUID(int=0), "last_id": UUID(int=2**128 - 1)}
+    found = ways(full, sql.query("journal.sql", "read stream"), {"stream": "task-7", **stretch})
 
     assert found
     assert {index for _, index in found} == {"event_stream"}
@@ -91,7 +101,7 @@ def test_the_log_is_read_by_its_order(after: str, full: Connection) -> None:
     (middle, end) = full.execute("select max(position) / 2, max(position) from celery_journal.event").fetchone() or (0, 0)
     (transaction,) = full.execute("select min(transaction)::text::bigint from celery_journal.event").fetchone() or (0,)
     place = {"beginning": (0, 0), "middle": (transaction, middle), "end": (transaction + 100, end)}[after]
-    parameters = {"transaction": place[0], "position": place[1], "limit": 50}
+    parameters = {"transaction": place[0], "position": place[1], "limit": 50, "horizon": transaction + 200}
 
     found = ways(full, sql.query("journal.sql", "read all"), parameters)
     ((explained,),) = full.execute(b"explain (format json) " + sql.query("journal.sql", "read all"), parameters).fetchall()
@@ -103,21 +113,26 @@ def test_the_log_is_read_by_its_order(after: str, full: Connection) -> None:
 
 def test_an_export_reads_the_log_by_its_order(full: Connection) -> None:
     """Page by page: the places, and then the rows that stand there, none of them by reading all of the log."""
-    query = b"select transaction::text::bigint, position from celery_journal.event order by position desc limit 500"
-    transactions, positions = zip(*full.execute(query).fetchall(), strict=True)
+    query = b"select transaction::text::bigint, position, event_id, stream from celery_journal.event order by position desc limit 500"
+    transactions, positions, event_ids, streams = zip(*full.execute(query).fetchall(), strict=True)
     page = {"transaction": transactions[-1], "position": positions[-1], "horizon": transactions[0] + 1, "limit": 500}
-    places = {"transactions": list(transactions), "positions": list(positions)}
+    keys = {"event_ids": list(event_ids), "streams": list(streams), "first_id": min(event_ids), "last_id": max(event_ids)}
     asked = {"horizon": transactions[0] + 1, "asked": transactions[0] + 2}
 
-    for name, parameters in {"places": page, "rows": places, "left out": asked}.items():
-        assert {index for _, index in ways(full, sql.query("transfer.sql", name), parameters)} == {"event_order"}, name
+    found = {
+        name: {index for _, index in ways(full, sql.query("transfer.sql", name), parameters)}
+        for name, parameters in {"places": page, "rows": keys, "left out": asked}.items()
+    }
+
+    assert found == {"places": {"event_order"}, "rows": {"event_pkey"}, "left out": {"event_order"}}
 
 
 def test_an_export_reads_chosen_streams_by_their_index(full: Connection) -> None:
     """What is exported of a few tasks costs no look at the others."""
-    parameters = {"streams": [f"task-{n}" for n in range(5)], "horizon": 2**62}
+    stretch = {"first_id": UUID(int=0), "last_id": UUID(int=2**128 - 1)}
+    parameters = {"streams": [f"task-{n}" for n in range(5)], "horizon": 2**62, **stretch}
 
-    assert {index for _, index in ways(full, sql.query("transfer.sql", "rows of streams"), parameters)} == {"event_stream"}
+    assert {index for _, index in ways(full, sql.query("transfer.sql", "places of streams"), parameters)} == {"event_stream"}
 
 
 def test_what_is_recorded_under_an_id_is_found_by_the_primary_key(full: Connection) -> None:

@@ -107,6 +107,14 @@ def test_the_stale_are_found_by_the_index_of_what_has_not_ended(full: Connection
     assert 0 < stale.count() <= 20
 
 
+def test_a_name_is_found_by_its_index_also_where_another_task_has_it_now(full: Connection) -> None:
+    """The log, which is empty here, tells whose it was; those are looked up by their keys."""
+    question = TaskResult.objects.using(full).filter(Q(task_name="app.task_7") | Q(replaced_name="app.task_7"))
+
+    assert indexes(full, question) - {"Seq Scan"} == {"task_result_row_task_name", "task_result_row_pkey"}
+    assert question.count() == 200
+
+
 def test_a_canvas_is_found_by_its_root(full: Connection) -> None:
     """The root itself by its key, as it is not in the index of those below it."""
     tasks = TaskResult.objects.using(full)

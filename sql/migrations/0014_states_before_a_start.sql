@@ -1,0 +1,3 @@
+-- rebuild: task_result
+-- A custom state that somebody has stored of a task before it started, such as QUEUED, no longer hides that it has started. Rows that
+-- are there keep the state they show until they are rebuilt, or until something stronger is recorded of them.
