@@ -12,19 +12,11 @@ import psycopg
 from celery_journal.consumers.spool import Spool, Waiting
 from celery_journal.journal import Connection, EventConflict, EventRefused, Journal
 from celery_journal.journal.events import Event
+from celery_journal.journal.faults import is_outage
 
 logger = logging.getLogger(__name__)
 
 Run = Callable[[Callable[[Connection], object]], object]
-
-#: Classes of SQLSTATE that mean the same statement may do another time: no connection, rollback, no resources, an operator, the system.
-_TRANSIENT_CLASSES = {"08", "40", "53", "57", "58"}
-
-#: The same, by themselves: a lock, a server that became a standby, a transaction that took too long.
-_TRANSIENT_STATES = {"55006", "55P03", "25006", "25P02", "25P03", "25P04"}
-
-#: Classes that mean the journal is not as it was: no such table, no privilege, no such schema, a login refused.
-_CHANGED_CLASSES = {"28", "3D", "3F", "42"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +25,6 @@ class Drained:
 
     recorded: int = 0
     refused: int = 0
-
-
-def is_transient(exc: BaseException) -> bool:
-    """Return whether the same statement may do another time, such as after a lost connection; never after an error in the data."""
-    if isinstance(exc, psycopg.InterfaceError):
-        return True
-    if not isinstance(exc, psycopg.Error):
-        return False
-    if exc.sqlstate is None:
-        return isinstance(exc, psycopg.OperationalError)
-    return exc.sqlstate[:2] in _TRANSIENT_CLASSES or exc.sqlstate in _TRANSIENT_STATES
-
-
-def is_outage(exc: BaseException) -> bool:
-    """Return whether it is the database that fails, and not the fact."""
-    return is_transient(exc) or (isinstance(exc, psycopg.Error) and (exc.sqlstate or "")[:2] in _CHANGED_CLASSES)
 
 
 def drain(spool: Spool, journal: Journal, run: Run) -> Drained | None:

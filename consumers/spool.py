@@ -6,25 +6,27 @@ so none is ever inherited through a fork.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal import sql
 from celery_journal.journal import redact
-from celery_journal.journal.codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, MAX_ID_BYTES, decode, encode, pack, unpack
+from celery_journal.journal.codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, encode, event_of, pack, unpack
+from celery_journal.journal.constraints import MAX_ID_BYTES
+from celery_journal.journal.dsn import parts_of
 from celery_journal.journal.events import Event
 
 DEFAULT_MAX_BYTES = 1 << 30
@@ -37,6 +39,9 @@ PATIENCE = 30.0
 
 PAGE = 4096
 SUFFIX = ".spool"
+
+#: What SQLite keeps beside its file.
+BESIDE = ("-wal", "-shm", "-journal")
 
 # SQLite has mutexes of its own. A child that is forked while another thread holds one would wait for it for ever, so that no
 # process forks while any of its threads is in SQLite.
@@ -107,13 +112,20 @@ def spools_in(directory: Path | str | None = None) -> list[Spool]:
     return [Spool(path) for path in sorted((Path(directory).expanduser() if directory else default_directory()).glob(f"*{SUFFIX}"))]
 
 
+def beside(spool: Spool) -> list[SpoolStatus]:
+    """Return what waits, or was refused, in the other spools of the directory; one that cannot be read is left out."""
+    found: list[SpoolStatus] = []
+    for other in spools_in(spool.path.parent):
+        if other.path != spool.path:
+            with suppress(sqlite3.Error, OSError):
+                found.append(other.status())
+    return [status for status in found if status.waiting or status.refused]
+
+
 def _server(dsn: str) -> str:
     """Return what tells a database from another. Not the user: who changes a password wants the facts all the same."""
     defaults = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults()}
-    try:
-        given: Mapping[str, Any] = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        return dsn
+    given = parts_of(dsn)
     names = ("service", "host", "hostaddr", "port", "dbname")
     return "\0".join(str(given.get(name) or (defaults.get(name) or b"").decode()) for name in names)
 
@@ -128,7 +140,7 @@ def unpacked(data: bytes) -> Event:
     """Return the event of `packed`."""
     row = {**dict.fromkeys(COLUMNS), **unpack(data)}
     place = {"transaction": 0, "position": 0, "recorded_at": row["occurred_at"]}
-    return decode({**row, **place, "event_id": UUID(bytes=row["event_id"])}).event
+    return event_of({**row, **place, "event_id": UUID(bytes=row["event_id"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +189,11 @@ class Spool:
                     connection.execute(_query("refuse"), {"number": fact.number, "reason": refused[fact.number]})
                 connection.execute(_query("remove"), {"number": fact.number})
 
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever put there, by whoever names the database with the same words."""
+        return self.path.exists()
+
     def length(self) -> int:
         """Return how many facts wait."""
         if not self.path.exists():
@@ -209,7 +226,8 @@ class Spool:
             yield True
             return
         # A POSIX lock: a child that is forked meanwhile does not have it.
-        descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._check()
+        descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,15 +246,32 @@ class Spool:
     def _using(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
         if create and not self.path.exists():
             self._create()
+        self._check()
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
         with _mutex, closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)) as connection:
             connection.execute("pragma synchronous = full")
             connection.execute(f"pragma max_page_count = {max(1, self.max_bytes // PAGE)}")
             yield connection
 
+    def _check(self) -> None:
+        """Raise PermissionError where others could have put something there, or could read or change what we do.
+
+        SQLite opens what stands beside its file by name, so it is the directory that has to be ours.
+        """
+        _check_ours(self.path.parent, self.path.parent.stat())
+        for file in (self.path, self.path.with_suffix(".lock"), *(Path(f"{self.path}{end}") for end in BESIDE)):
+            with suppress(FileNotFoundError):
+                found = file.lstat()
+                if not stat.S_ISREG(found.st_mode):
+                    raise PermissionError(errno.EPERM, f"{file} is no file of ours but a link or something else; look at it, and remove it")
+                _check_ours(file, found)
+
     def _create(self) -> None:
         """Make the file beside its place first, so that nobody sees half of one; the facts of users are for nobody else's eyes."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self.path.parent.absolute()
+        for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        _check_ours(folder, folder.stat())
         new = self.path.with_name(f"{self.path.stem}.{uuid4().hex}.new")
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
@@ -252,6 +287,16 @@ class Spool:
         finally:
             for file in self.path.parent.glob(f"{new.name}*"):
                 file.unlink(missing_ok=True)
+
+
+def _check_ours(path: Path, found: os.stat_result) -> None:
+    """Raise PermissionError if it belongs to somebody else, or others may write to it; a group may that is a user's own."""
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"{path} belongs to another user, number {found.st_uid}; be that user, or name another place")
+    others = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid != os.getegid() else 0)
+    if found.st_mode & others:
+        hint = "name a directory below it, which is made, or run" if stat.S_ISDIR(found.st_mode) else "run"
+        raise PermissionError(errno.EPERM, f"others may write to {path}; {hint}: chmod go-w {path}")
 
 
 @contextmanager

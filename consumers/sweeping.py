@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 from celery_journal import sql
 from celery_journal.consumers.options import Options
 from celery_journal.journal import Connection, Emitter, Journal
 
+from . import redelivery
 from .lost import GRACE, Lost, sweep_lost
+from .redelivery import Held
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +30,15 @@ TURNS = 3
 class LostSweep:
     """Marks what is lost when it is this process's turn."""
 
-    def __init__(self, run: Run, journal: Journal, emitter: Emitter, interval: float = 10.0, grace: float = GRACE) -> None:
+    def __init__(
+        self, run: Run, journal: Journal, emitter: Emitter, interval: float = 10.0, grace: float = GRACE, held: Held | None = None
+    ) -> None:
         self._run = run
         self._journal = journal
         self._emitter = emitter
         self._pause = TURNS * interval
         self._grace = grace
+        self._held = held
         self._rests_until = 0.0
 
     @classmethod
@@ -41,7 +47,8 @@ class LostSweep:
         options = backend.options
         if not options.mark_lost:
             return None
-        return cls(backend.database.run, backend.journal, backend.emitter, options.sweep_interval, options.lost_grace)
+        held = partial(redelivery.held, backend.app)
+        return cls(backend.database.run, backend.journal, backend.emitter, options.sweep_interval, options.lost_grace, held)
 
     def try_turn(self) -> None:
         """Mark what is lost, if it is our turn; whatever fails is tried again another time."""
@@ -61,7 +68,7 @@ class LostSweep:
         turn = {"claimant": self._emitter.name, "pause": self._pause}
         if connection.execute(sql.query("lost.sql", "begin sweep", self._journal.schema), turn).fetchone() != (True,):
             return []
-        return sweep_lost(connection, self._journal, self._emitter, self._grace)
+        return sweep_lost(connection, self._journal, self._emitter, self._grace, self._held)
 
 
 @contextmanager

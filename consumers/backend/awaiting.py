@@ -12,6 +12,7 @@ import psycopg
 from celery import states
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
+from celery_journal.journal.answering import within
 from celery_journal.journal.codec import escape
 from celery_journal.projections.queryset import PAGE
 
@@ -102,7 +103,7 @@ class Awaiting(Waiting):
         wanted: dict[str, list[Any]] = {}
         for leaf in leaves(result):
             if not leaf._cache:
-                wanted.setdefault(str(leaf.id), []).append(leaf)
+                wanted.setdefault(self.check_id(leaf.id), []).append(leaf)
         parents = {str(node.id): node for node in parents_of(result) if not node._cache} if follow_parents else {}
         waiter = Hinted([*wanted, *parents])
         with self.ear.attended_by(waiter):
@@ -149,7 +150,12 @@ class Awaiting(Waiting):
                 poll = poll if is_heard else min(poll * 1.5, LAST_POLL)
 
     async def _read_ready(self, task_ids: set[str]) -> dict[str, Meta]:
-        given, ready = {escape(task_id): task_id for task_id in task_ids}, dict[str, Meta]()
+        given = {escape(task_id): task_id for task_id in task_ids}
+        with within(self.options.answer_timeout):
+            return await self._read_in_time(given)
+
+    async def _read_in_time(self, given: dict[str, str]) -> dict[str, Meta]:
+        ready = dict[str, Meta]()
         async with self.adatabase.primary() as connection:
             rows = self.TaskModel.aobjects.using(connection, self.journal.schema)
             for start in range(0, len(given), PAGE):

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 from celery import current_app
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import EncodeError
-from kombu.serialization import loads
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from celery_journal.consumers.capture import Buffer, Recorder, attach
-from celery_journal.consumers.drain import is_outage
-from celery_journal.consumers.options import SECRETS, InvalidOption, Options, beside, locate
+from celery_journal.consumers.options import InvalidOption, Options, beside, locate
+from celery_journal.consumers.payloads import TooLarge, decompressed, opened
 from celery_journal.consumers.spool import spool_of
-from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge, redact
+from celery_journal.journal import Connection, DsnUnreadable, Emitter, IdTooLong, Journal, PayloadTooLarge, redact
 from celery_journal.journal import events as kinds
+from celery_journal.journal.codec import check_length
+from celery_journal.journal.dsn import SECRETS, parts_of, without_secrets
+from celery_journal.journal.faults import is_outage
 
 from .adatabase import AsyncDatabase
 from .brief import brief_error
 from .connection import Database, JournalUnavailable
-from .outage import Outage, is_worker_main
+from .outage import Outage
+from .process import in_worker, is_worker_main
 from .retries import Retries
 from .unhurried import Unhurried, without_payload
-
-try:
-    from celery.backends.base import decompress_payload as decompress_payload  # noqa: PLC0414  also for those who import it here
-except ImportError:  # Celery before 5.7 compresses no results
-
-    def decompress_payload(payload: Any) -> Any:
-        """Return the payload as it is."""
-        return payload
-
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +48,7 @@ class JournalBase(Retries, Recorder):
             self.options = Options.read(app.conf.get("result_backend_transport_options"), _of_django(app))
             self.location = locate(url)
             replica = beside("read_dsn", self.options.read_dsn, self.location) if self.options.read_dsn else None
-        except InvalidOption as exc:
+        except (InvalidOption, DsnUnreadable) as exc:
             raise ImproperlyConfigured(str(exc)) from exc
         self.journal = Journal(
             schema=self.options.schema_name,
@@ -83,11 +76,11 @@ class JournalBase(Retries, Recorder):
         return _unpickled, (type(self), self._url_without_password(), args, {**kept, **(kwargs or {})})
 
     def _url_without_password(self) -> str | None:
-        parts = conninfo_to_dict(self.location) if isinstance(self.location, str) else {}
-        if not SECRETS & parts.keys():
-            given: str | None = self.url
-            return given
-        return make_conninfo("", **{name: value for name, value in parts.items() if name not in SECRETS})
+        parts = parts_of(self.location) if isinstance(self.location, str) else {}
+        if isinstance(self.location, str) and SECRETS & parts.keys():
+            return without_secrets(self.location)
+        given: str | None = self.url
+        return given
 
     def as_uri(self, include_password: bool = False) -> str:
         """Return the URL; without the password, unless asked for."""
@@ -104,6 +97,8 @@ class JournalBase(Retries, Recorder):
             self.outage.record(lambda connection: self.journal.append(connection, *events), events)
         except PayloadTooLarge as exc:
             raise ResultTooLarge(str(exc)) from exc
+        except IdTooLong as exc:
+            _tell_or_raise(exc, events)
 
     def append_now(self, event: kinds.Event) -> None:
         """Record an event that nobody wants to have later; raise JournalUnavailable while the database is away."""
@@ -111,16 +106,30 @@ class JournalBase(Retries, Recorder):
 
     def append_and_ask(self, event: kinds.Event, query: bytes, parameters: Mapping[str, Any]) -> Any:
         """Record the event and, in the same round trip, return what the query answers; None if the event went to the spool."""
-        return self.outage.record(lambda connection: self.journal.append_and_ask(connection, event, query, parameters), [event])
+        try:
+            return self.outage.record(lambda connection: self.journal.append_and_ask(connection, event, query, parameters), [event])
+        except IdTooLong as exc:
+            return _tell_or_raise(exc, [event])
+
+    def on_task_call(self, producer: Any, task_id: Any) -> Any:
+        """Refuse a task that is about to be sent whose id the log could not take."""
+        self.check_id(task_id)
+        return super().on_task_call(producer, task_id)
+
+    def check_id(self, task_id: Any) -> str:
+        """Return the id as a text; raise ValueError if there is none, as Celery does, IdTooLong if the log could not take it."""
+        check_length(named(task_id), self.journal.max_id_length)
+        return str(task_id)
 
     def append_at_least(self, event: kinds.Event) -> None:
-        """Record the event, without its payload where that is too large or refused."""
+        """Record the event, without its payload where that is too large or refused; where the database refuses us, it goes to the spool."""
         try:
             self.append(event)
-        except (ResultTooLarge, psycopg.Error) as exc:
-            if is_outage(exc):
-                raise
-            self.append(without_payload(event))
+        except (ResultTooLarge, ImproperlyConfigured, psycopg.Error) as exc:
+            if isinstance(exc, ImproperlyConfigured) or (isinstance(exc, psycopg.Error) and is_outage(exc)):
+                self.outage.keep_refused([event], exc)
+            else:
+                self.append(without_payload(event))
 
     def append_first(self, forms: Iterable[Callable[[], E]]) -> E | None:
         """Record the event in the first of its forms that can be encoded and is within the limits; return it."""
@@ -158,8 +167,13 @@ class JournalBase(Retries, Recorder):
             if not self.options.force_json or self.content_type != "application/json":
                 raise
             payload = self.encode({"value": str(value), "forced_json": True})  # as django-celery-fulldbresult has it
+        result = payload.encode() if isinstance(payload, str) else bytes(payload)
+        try:
+            decompressed(result, self.options.max_payload_bytes)
+        except TooLarge as exc:  # nobody could read it
+            raise ResultTooLarge(str(exc)) from exc
         return {
-            "result": payload.encode() if isinstance(payload, str) else bytes(payload),
+            "result": result,
             "content_type": self.content_type,
             "content_encoding": self.content_encoding,
         }
@@ -168,12 +182,7 @@ class JournalBase(Retries, Recorder):
         """Return the value of a row's result, whatever serializer it was written with; raise what is not accepted."""
         if row.result is None:
             return None
-        return loads(
-            decompress_payload(row.result),
-            content_type=row.content_type,
-            content_encoding=row.content_encoding,
-            accept=self.accept,
-        )
+        return opened(row.result, row.content_type, row.content_encoding, self.accept, self.options.max_payload_bytes)
 
     def _rows(self, model: Any, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Any]:
         """Return the rows; `fresh` ones are not from a replica, which may be a little behind. What a worker decides by must be."""
@@ -192,6 +201,21 @@ class JournalBase(Retries, Recorder):
             return self._rows(model, [key], fresh=True).get(key)
         except JournalUnavailable:
             return None
+
+
+def named(stream: Any, what: str = "task_id") -> str:
+    """Return the id as a text; raise ValueError, as Celery's key-value backends do, if there is none."""
+    if not stream:
+        raise ValueError(f"{what} must not be empty. Got {stream} instead.")
+    return str(stream)
+
+
+def _tell_or_raise(exc: IdTooLong, events: Sequence[kinds.Event]) -> None:
+    """Raise the error; in a worker say it, because its task has run, and the error would end the worker with it."""
+    if not in_worker():
+        raise exc
+    for event in events:
+        logger.error("%s is not recorded: %s", event.kind, exc)
 
 
 _NAMES_OF_DJANGO = {

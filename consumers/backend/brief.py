@@ -39,6 +39,9 @@ def brief_traceback(traceback: object, max_bytes: int) -> str | None:
 
 def _text(message: object) -> str:
     try:
+        args = message.args if isinstance(message, BaseException) else message
+        if isinstance(args, list | tuple) and len(args) == 1 and isinstance(args[0], str):
+            return args[0][:TEXT]
         return str(saferepr(message, maxlen=TEXT))[: 2 * TEXT]
     except Exception:  # noqa: BLE001  a __repr__ may raise anything
         return f"<unrepresentable {type(message).__name__}>"

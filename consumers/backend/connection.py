@@ -18,9 +18,13 @@ from celery.exceptions import BackendError, ImproperlyConfigured
 from psycopg_pool import PoolTimeout
 
 from celery_journal.consumers import embedded
-from celery_journal.consumers.drain import is_transient
 from celery_journal.consumers.options import Options
-from celery_journal.journal import Connection, Connections, DatabaseError, DatabaseUnreachable, SchemaError, check_version, migrate
+from celery_journal.consumers.words import first_line
+from celery_journal.journal import Connection, Connections, DatabaseError, DatabaseUnreachable, SchemaError, check_version, connect, migrate
+from celery_journal.journal.answering import remaining, within
+from celery_journal.journal.faults import is_outage, is_transient
+
+from .process import in_worker
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +45,11 @@ class JournalUnavailable(BackendError):
 
 
 def in_words_of_celery(exc: DatabaseError | SchemaError, *, worked: bool) -> JournalUnavailable | ImproperlyConfigured:
-    """Return the error as Celery knows it; of a server that has `worked` before, no setting is wrong."""
-    may_pass = worked or isinstance(exc, DatabaseUnreachable) or getattr(exc, "may_pass", False)
+    """Return the error as Celery knows it. Of a server that has `worked` before no setting is wrong, nor in a worker.
+
+    A worker was let in when it started, or the database was away; and its tasks must not fail for what a person has to correct.
+    """
+    may_pass = worked or in_worker() or isinstance(exc, DatabaseUnreachable) or getattr(exc, "may_pass", False)
     return JournalUnavailable(str(exc)) if may_pass else ImproperlyConfigured(str(exc))
 
 
@@ -70,15 +77,28 @@ class Server:
         never did.
         """
         try:
-            with self.lend(seconds) as connection:
+            with within(self.options.answer_timeout), self.lend(remaining(seconds)) as connection:
                 done = work(connection)
         except (DatabaseError, SchemaError) as exc:
             raise in_words_of_celery(exc, worked=self.worked) from exc
-        except psycopg.errors.ReadOnlySqlTransaction:
-            self.close()  # it has become a standby; with another host in the URL the next connection may find the primary
+        except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.ObjectNotInPrerequisiteState):
+            # It has become a standby, and with another host in the URL the next connection may find the primary; or it was restored
+            # from another cluster, and a new look at its schema has the log count on.
+            self.close()
             raise
+        except psycopg.Error as exc:
+            if is_transient(exc) or not (is_outage(exc) and (self.worked or in_worker())):
+                raise
+            raise JournalUnavailable(f"the journal's database refuses what it should take: {first_line(exc)}") from exc
         self.worked = True
         return done
+
+    def admit(self, check: Callable[[Connection], object]) -> None:
+        """Raise what `check` raises, or what keeps us from asking; what fails after that is no wrong setting."""
+        with connect(self.dsn, self.options.connect_timeout) as connection:
+            check(connection)
+            ensure_schema(connection, self.location, self.options.schema_name)
+        self.worked = True
 
     @contextmanager
     def lend(self, seconds: float) -> Iterator[Connection]:
@@ -160,9 +180,13 @@ class Database:
                 if time.monotonic() + pause > deadline:
                     if isinstance(exc, JournalUnavailable):
                         raise
-                    raise JournalUnavailable(f"the journal's database failed: {_first_line(exc)}") from exc
-                logger.warning("journal unavailable, trying again", extra={"attempt": attempt, "error": _first_line(exc)})
+                    raise JournalUnavailable(f"the journal's database failed: {first_line(exc)}") from exc
+                logger.warning("journal unavailable, trying again", extra={"attempt": attempt, "error": first_line(exc)})
                 time.sleep(pause)
+
+    def admit(self, check: Callable[[Connection], object]) -> None:
+        """Look once, over a connection of its own, whether the journal can be written to: raise what `check` raises, or what is wrong."""
+        self._primary.admit(check)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, given a connection to the replica, which may be a little behind.
@@ -198,7 +222,7 @@ class Database:
 
     def _rest_replica(self, exc: BaseException) -> None:
         if not self._replica_rests_until:
-            logger.warning("the replica of read_dsn failed, reading from the primary: %s", _first_line(exc))
+            logger.warning("the replica of read_dsn failed, reading from the primary: %s", first_line(exc))
         self._replica_rests_until = time.monotonic() + REPLICA_PAUSE
 
     def on_close(self, end: Callable[[], None]) -> None:
@@ -217,7 +241,3 @@ class Database:
         for server in (self._primary, self._replica):
             if server is not None:
                 server.close()
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().partition("\n")[0] or type(exc).__name__

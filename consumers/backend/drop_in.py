@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from celery._state import get_current_task
-from kombu.serialization import loads
 
+from celery_journal.consumers.payloads import bytes_of, opened
 from celery_journal.consumers.request import facts_of
 from celery_journal.projections.task_result import text_of
 
@@ -28,10 +28,14 @@ class DropIn(JournalBase):
         return encoded["content_type"], encoded["content_encoding"], encoded["result"]
 
     def decode_content(self, obj: Any, content: str | bytes | None) -> Any:
-        """Return the data, encoded as `obj.content_type` and `obj.content_encoding` say; None of empty content."""
+        """Return the data, encoded as `obj.content_type` and `obj.content_encoding` say; None of empty content.
+
+        Text of binary content is base64, as `as_dict()` has it.
+        """
         if not content:
             return None
-        return loads(content, content_type=obj.content_type, content_encoding=obj.content_encoding, accept=self.accept)
+        content = bytes_of(content, obj.content_encoding)
+        return opened(content, obj.content_type, obj.content_encoding, self.accept, self.options.max_payload_bytes)
 
     def _get_meta_from_request(self, request: Any = None) -> dict[str, Any]:
         """Return the request's `meta` with its stamps; of the task that runs here, unless a request is given."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import states
 
+from celery_journal.consumers.notes import has_told
 from celery_journal.consumers.request import attempt_of, facts_of
 from celery_journal.journal import events as kinds
 
@@ -47,5 +48,7 @@ class Ignored(JournalBase):
         super().mark_as_revoked(task_id, reason, request, store_result or self._is_journalled(request), state)
 
     def _is_journalled(self, request: Any) -> bool:
-        """Return whether the end of a task without a result is to be recorded: one that a worker ran."""
-        return self.options.journal_ignored and request is not None and not getattr(request, "is_eager", False)
+        """Return whether the end of a task without a result is to be recorded: one that a worker ran, or of which its progress is."""
+        if not self.options.journal_ignored or request is None:
+            return False
+        return not getattr(request, "is_eager", False) or has_told(request)

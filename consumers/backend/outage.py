@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 
 import psycopg
 from celery.exceptions import ImproperlyConfigured
-from celery.signals import worker_init, worker_ready, worker_shutdown
+from celery.signals import worker_ready
 
-from celery_journal.consumers.drain import Drained, drain, is_outage
+from celery_journal.consumers.drain import Drained, drain
 from celery_journal.consumers.spool import Spool, SpoolFailed, SpoolFull, packed
 from celery_journal.journal import Connection, Journal, check_version
 from celery_journal.journal.events import Event
+from celery_journal.journal.faults import is_outage
 
 from .connection import Database, JournalUnavailable, one_try
 
@@ -85,10 +86,6 @@ class Outage:
             done = self.database.run(work)
         except JournalUnavailable as exc:
             self.keep(events, exc)
-        except psycopg.Error as exc:
-            if not (self.database.worked and is_outage(exc)):
-                raise
-            self.keep(events, JournalUnavailable(f"the journal's database refuses what it took before: {str(exc).partition(chr(10))[0]}"))
         else:
             self._look()
             return done
@@ -97,7 +94,8 @@ class Outage:
     def record_soon(self, work: Callable[[Connection], T], events: Sequence[Event]) -> None:
         """Do `work`, which records the events; at the first failure put them into the spool, because they are only in memory yet.
 
-        Nobody waits for that, and nobody else is to believe by it that the database is away.
+        Nobody waits for that, and nobody else is to believe by it that the database is away. Nor does anybody hear of a wrong
+        setting: what is refused until a person has corrected it waits, too.
         """
         if self.away or self.spool is None:
             self.record(work, events)
@@ -106,12 +104,16 @@ class Outage:
             self.database.run(work, budget=SHORT)
         except JournalUnavailable as exc:
             self.keep(events, exc, believe=False)
-        except psycopg.Error as exc:
-            if not (self.database.worked and is_outage(exc)):
-                raise
-            self.keep(events, JournalUnavailable(str(exc).partition("\n")[0]), believe=False)
+        except (ImproperlyConfigured, psycopg.Error) as exc:
+            self.keep_refused(events, exc)
         else:
             self._look()
+
+    def keep_refused(self, events: Sequence[Event], refusal: ImproperlyConfigured | psycopg.Error) -> None:
+        """Put into the spool what the database takes once a person has corrected something; raise what is the fault of a fact."""
+        if isinstance(refusal, psycopg.Error) and not is_outage(refusal):
+            raise refusal
+        self.keep(events, JournalUnavailable(str(refusal).strip().partition("\n")[0]), believe=False)
 
     def keep(self, events: Sequence[Event], reason: JournalUnavailable, *, believe: bool = True) -> None:
         """Put the events into the spool, and see to it that they leave it; raise the reason if the spool is of no use.
@@ -239,26 +241,6 @@ class Drainer(threading.Thread):
             except Exception:
                 logger.exception("the spool could not be drained, and will be tried again")
                 pause = outage.database.options.sweep_interval
-
-
-_main_process = 0
-
-
-def is_worker_main() -> bool:
-    """Return whether this is the process of a worker that starts the others, and that nothing may hold up."""
-    return _main_process == os.getpid()
-
-
-@worker_init.connect(weak=False, dispatch_uid="celery-journal-main-process")
-def _remember(**_signal: Any) -> None:
-    global _main_process  # noqa: PLW0603  it is a fact about the process
-    _main_process = os.getpid()
-
-
-@worker_shutdown.connect(weak=False, dispatch_uid="celery-journal-main-process")
-def _forget(**_signal: Any) -> None:
-    global _main_process  # noqa: PLW0603
-    _main_process = 0  # the process may go on, as celery.contrib.testing's does
 
 
 @worker_ready.connect(weak=False, dispatch_uid="celery-journal-drainer")

@@ -10,17 +10,21 @@ from uuid import UUID
 from celery import states
 from celery.exceptions import TaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
-from kombu.serialization import loads
+from kombu.serialization import loads, registry
 from kombu.utils import json
 
+from celery_journal.consumers.payloads import bytes_of, opened
 from celery_journal.journal import events as kinds
 from celery_journal.projections import TaskResult
 
-from .base import JournalBase
+from .base import JournalBase, named
 
 logger = logging.getLogger(__name__)
 
 Meta = dict[str, Any]
+
+#: The names in the meta of a row that are the journal's; others are those of django-celery-results, and of whoever stores by a manager.
+_OURS = {"children", "meta", "stamps", "stamped_headers"}
 
 #: The kinds of events that are a state between a task's sending and its end.
 TRANSITIONS = [kind.model_fields["kind"].default for kind in (kinds.TaskReceived, kinds.TaskStarted, kinds.TaskProgress, kinds.TaskRetried)]
@@ -33,12 +37,16 @@ class Reading(JournalBase):
     TaskModel = TaskResult
 
     def _get_task_meta_for(self, task_id: Any) -> Meta:
-        task_id = str(task_id)
+        task_id = self.check_id(task_id)
         return self._meta_of(task_id, self._rows(self.TaskModel, [task_id]).get(task_id))
 
     def task_result_exists(self, task_id: Any) -> bool:
-        """Return whether the journal knows the task: true for one that is queued, false for an unknown id."""
-        return str(task_id) in self._rows(self.TaskModel, [str(task_id)])
+        """Return whether the journal knows the task: true for one that is queued, or that another is to send; false for an unknown id."""
+        if named(task_id) in self._rows(self.TaskModel, [str(task_id)]):
+            return True
+        from celery_journal.consumers.explain.unsent import unsent_step  # which stands on the backend
+
+        return self.database.read(lambda connection: unsent_step(connection, str(task_id), self.journal.schema)) is not None
 
     def remembered(self, task_id: str) -> Meta | None:
         """Return the meta of a task that is ready, if it need not be read."""
@@ -81,7 +89,7 @@ class Reading(JournalBase):
     def _meta_of(self, task_id: str, row: TaskResult | None) -> Meta:
         if row is None:
             return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "children": []}
-        more = loads(row.meta, "application/json", "utf-8", accept=["application/json"]) if row.meta else {}
+        more = self._decoded_meta(row)
         meta: Meta = {
             "task_id": task_id,
             "status": _stored_state(row),
@@ -94,20 +102,33 @@ class Reading(JournalBase):
             meta["group_id"] = row.group_id
         if row.parent_id:
             meta["parent_id"] = row.parent_id
+        # First what others have named, so that a stamp called `status` cannot stand for the status.
+        own = more.get("meta")
+        named = {**{name: said for name, said in more.items() if name not in _OURS}, **(own if isinstance(own, dict) else {})}
         if self.app.conf.find_value_for_key("extended", "result"):
-            # First the stamps, so that one called `status` cannot stand for the status.
-            extended = {
-                "name": row.task_name,
-                "args": self._decoded_arguments(row, row.args),
-                "kwargs": self._decoded_arguments(row, row.kwargs),
-                "worker": row.worker,
-                "retries": row.retries,
-                "queue": row.queue,
-            }
+            args, kwargs = (self._decoded_arguments(row, encoded) for encoded in (row.args, row.kwargs))
+            extended = {"name": row.task_name, "args": args, "kwargs": kwargs}
+            extended |= {"task_name": row.task_name, "task_args": args, "task_kwargs": kwargs}  # as django-celery-results has them
+            extended |= {"worker": row.worker, "retries": row.retries, "queue": row.queue}
             if stamps := more.get("stamps"):
                 extended["stamped_headers"] = more.get("stamped_headers")
-            meta = {**(stamps or {}), **extended, **meta}
-        return self._made_python(meta)
+            named |= {**(stamps or {}), **extended}
+        return self._made_python({**named, **meta})
+
+    def _decoded_meta(self, row: TaskResult) -> dict[str, Any]:
+        """Return what the row says of itself in JSON, or as the serializer of its result made it; nothing where that is no object."""
+        if not row.meta:
+            return {}
+        try:
+            try:
+                more = json.loads(row.meta)
+            except ValueError:
+                content = bytes_of(row.meta, row.content_encoding)
+                more = opened(content, row.content_type, row.content_encoding, self.accept, self.options.max_payload_bytes)
+        except Exception as exc:  # noqa: BLE001  a serializer may raise anything, and who asks for the result gets it
+            logger.warning("the meta of %s cannot be shown: %s", row.task_id, exc)
+            return {}
+        return more if isinstance(more, dict) else {}
 
     def _meta_of_event(self, event: Any) -> Meta:
         return self._made_python(
@@ -129,15 +150,28 @@ class Reading(JournalBase):
         return made
 
     def _decoded_arguments(self, row: TaskResult, encoded: bytes | None) -> Any:
+        """Return the arguments; the text that stands in their place; and of what is not accepted, that it is."""
         if encoded is None:
             return None
+        content_type = row.args_content_type
         try:
-            if row.args_content_type is None:
-                return json.loads(encoded)
-            return loads(encoded, content_type=row.args_content_type, content_encoding="utf-8", accept=self.accept)
-        except (ContentDisallowed, DecodeError, ValueError) as exc:  # no reason to keep the result from who asks for that
+            if content_type is None:
+                return _json_or_text(encoded)
+            return loads(encoded, content_type=content_type, content_encoding="utf-8", accept=self.accept)
+        except ContentDisallowed:
+            return f"({registry.type_to_name.get(content_type, content_type)}, {len(encoded):,} bytes: accept_content does not allow it)"
+        except (DecodeError, ValueError) as exc:  # no reason to keep the result from who asks for that
             logger.warning("the arguments of %s cannot be shown: %s", row.task_id, exc)
             return None
+
+
+def _json_or_text(encoded: bytes) -> Any:
+    """Return the value; or the text, where somebody has stored a repr."""
+    text = encoded.decode()
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _stored_state(row: TaskResult) -> str:

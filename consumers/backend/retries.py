@@ -17,12 +17,13 @@ from celery._state import get_current_task
 from celery.backends.base import BaseBackend
 from celery.exceptions import BackendStoreError
 
-from celery_journal.consumers.drain import is_transient
 from celery_journal.consumers.options import Options
 from celery_journal.journal.events import Event
+from celery_journal.journal.faults import is_transient
 
 from .connection import JournalUnavailable, one_try
-from .outage import Outage, is_worker_main
+from .outage import Outage
+from .process import is_worker_main
 
 E = TypeVar("E", bound=Event)
 

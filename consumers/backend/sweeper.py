@@ -11,7 +11,7 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from celery_journal.consumers.sweeping import LostSweep
 
-from .chords import Chords
+from .chordsweep import SweptChords
 from .connection import JournalUnavailable
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class Sweeper(threading.Thread):
 
     running: ClassVar[weakref.WeakSet[Sweeper]] = weakref.WeakSet()
 
-    def __init__(self, backend: Chords) -> None:
+    def __init__(self, backend: SweptChords) -> None:
         super().__init__(name="celery-journal-sweeper", daemon=True)
         self._backend = backend
         self._lost = LostSweep.of(backend)
@@ -50,7 +50,7 @@ class Sweeper(threading.Thread):
 @worker_ready.connect(weak=False, dispatch_uid="celery-journal-sweeper")
 def _start(sender: Any, **_signal: Any) -> None:
     backend = sender.app.backend
-    if isinstance(backend, Chords):
+    if isinstance(backend, SweptChords):
         Sweeper(backend).start()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import psycopg
 from celery.exceptions import ImproperlyConfigured
 
-from celery_journal.consumers.drain import is_outage
 from celery_journal.journal import DatabaseError, EventRefused, connect
 from celery_journal.journal.events import Event
+from celery_journal.journal.faults import is_outage
 
 from .connection import JournalUnavailable
 from .outage import Outage

@@ -112,7 +112,7 @@ class Waiting(Reading):
         wanted: dict[str, list[Any]] = {}
         for leaf in leaves(result):
             if not leaf._cache:
-                wanted.setdefault(str(leaf.id), []).append(leaf)
+                wanted.setdefault(self.check_id(leaf.id), []).append(leaf)
         parents = {str(node.id): node for node in parents_of(result) if not node._cache} if on_interval else {}
         for meta in Watch(self, wanted, parents, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval):
             if parent := parents.get(meta["task_id"]):
@@ -132,7 +132,7 @@ class Waiting(Reading):
         max_iterations: int | None = None,
     ) -> Iterator[tuple[str, Meta]]:
         """Yield (id, meta) of each task as it becomes ready; look `max_iterations` times, if that is given."""
-        wanted = {str(task_id) for task_id in task_ids}
+        wanted = {self.check_id(task_id) for task_id in task_ids}
         for meta in Watch(
             self, wanted, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval, looks=max_iterations
         ):
@@ -147,7 +147,7 @@ class Waiting(Reading):
         on_interval: OnInterval | None = None,
     ) -> Meta:
         """Return the meta of the task when it is ready; raise celery.exceptions.TimeoutError after `timeout` seconds."""
-        return next(iter(Watch(self, [str(task_id)], timeout=timeout, interval=interval, on_interval=on_interval)))
+        return next(iter(Watch(self, [self.check_id(task_id)], timeout=timeout, interval=interval, on_interval=on_interval)))
 
     def get_task_meta(self, task_id: Any, cache: bool = True) -> Meta:
         """Return the meta of the task, from memory if whoever waits for it knows that nothing has changed."""

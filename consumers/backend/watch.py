@@ -12,6 +12,8 @@ from uuid import UUID
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from vine import promise
 
+from celery_journal.journal.answering import within
+
 from .connection import JournalUnavailable
 from .listening import Waiter
 from .reading import Meta
@@ -24,6 +26,9 @@ OnInterval = Callable[[], object]
 
 #: Seconds between two reads where nothing can be pushed: at first, and at most.
 FIRST_POLL, LAST_POLL = 0.02, 0.5
+
+#: Seconds that the server has to answer the last look, for which there may be no time any more.
+LAST_LOOK = 0.5
 
 #: Seconds between two calls of `on_interval`, unless told otherwise.
 INTERVAL = 0.5
@@ -132,11 +137,15 @@ class Watch:
         budget = self._timeout if first else 0.0  # later an outage is waited out here
         if budget is not None:
             budget = min(budget, self._backend.options.retry_budget)
+        left = None if not self._timeout or self._deadline is None else max(LAST_LOOK, self._deadline - time.monotonic())
         try:
-            ready = self._backend.ready_of(task_ids, self._parents, budget=budget)
-            if self._on_message is not None:
-                self._tell(task_ids & self._wanted, self._on_message, budget)
-        except JournalUnavailable:
+            with within(left):
+                ready = self._backend.ready_of(task_ids, self._parents, budget=budget)
+                if self._on_message is not None:
+                    self._tell(task_ids & self._wanted, self._on_message, budget)
+        except JournalUnavailable as exc:
+            if first and self._timeout and self._is_over():
+                raise CeleryTimeoutError(f"The operation timed out after {self._timeout} s.") from exc
             if first:
                 raise
             self._is_away = True

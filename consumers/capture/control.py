@@ -1,4 +1,4 @@
-"""Who asks for a task to be revoked: the workers, who do it, are not told."""
+"""Who asks for tasks to be revoked: the workers, who do it, are not told. A worker that starts reads what was asked before."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import getpass
 import logging
 import os
 import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from celery.app.control import Control as StockControl
 
+from celery_journal.journal import Emitter
 from celery_journal.journal.events import OperatorActed
 
 from .apps import recorder_of
@@ -17,6 +21,19 @@ from .apps import recorder_of
 logger = logging.getLogger(__name__)
 
 _PATH = f"{__name__}:Control"
+
+#: Celery's name of what revokes by stamps.
+BY_STAMPS = "revoke_by_stamped_headers"
+
+#: The stream of all that somebody has asked to revoke, where workers that start find it.
+REVOKES = "control.revoke"
+
+#: Tasks that one fact of it names.
+BATCH = 500
+
+_OF_TASKS = {"revoke", "terminate"}
+
+_is_recorded: ContextVar[bool] = ContextVar("is_recorded", default=False)
 
 
 def account() -> str:
@@ -28,13 +45,39 @@ def account() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-class Control(StockControl):
-    """Celery's remote control, which records who has a task revoked or terminated."""
+@contextmanager
+def recorded_otherwise() -> Iterator[None]:
+    """Have nothing recorded of what is asked for in the block, by whoever records more than that."""
+    token = _is_recorded.set(True)
+    try:
+        yield
+    finally:
+        _is_recorded.reset(token)
 
-    def revoke(self, task_id: Any, destination: Any = None, terminate: bool = False, signal: str = "SIGTERM", **kwargs: Any) -> Any:
-        """Tell workers to revoke a task, or several, as Celery does."""
-        _record(self.app, task_id, "terminate" if terminate else "revoke")
-        return super().revoke(task_id, destination=destination, terminate=terminate, signal=signal, **kwargs)
+
+def requests(emitter: Emitter, task_ids: Sequence[str], **facts: Any) -> list[OperatorActed]:
+    """Return the facts of a request to revoke: one in the stream of each task, and what workers that start find.
+
+    That names the tasks, or the `stamps`; and the workers that are meant, its `destination`, unless that is all.
+    """
+    more = {name: facts.pop(name, None) for name in ("stamps", "destination")}
+    batches: list[tuple[str, ...] | None] = [tuple(task_ids[start : start + BATCH]) for start in range(0, len(task_ids), BATCH)]
+    if more["stamps"]:
+        batches.append(None)
+    return [
+        *(emitter.emit(OperatorActed, task_id, **facts) for task_id in task_ids),
+        *(emitter.emit(OperatorActed, REVOKES, members=batch, **more, **facts) for batch in batches),
+    ]
+
+
+class Control(StockControl):
+    """Celery's remote control, which records who has tasks revoked or terminated."""
+
+    def broadcast(self, command: str, arguments: Any = None, destination: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Tell workers to do something, as Celery does; what they are to revoke is recorded before."""
+        if command in _OF_TASKS or command == BY_STAMPS:
+            _record(self.app, command, {**kwargs, **(arguments or {})}, destination, is_for_all=kwargs.get("pattern") is None)
+        return super().broadcast(command, arguments, destination, *args, **kwargs)
 
 
 def record_requests(app: Any) -> None:
@@ -45,13 +88,27 @@ def record_requests(app: Any) -> None:
         app.control = Control(app)
 
 
-def _record(app: Any, task_id: Any, action: str) -> None:
-    task_ids = [task_id] if isinstance(task_id, str) or not hasattr(task_id, "__iter__") else list(task_id)
+def _record(app: Any, command: str, arguments: Mapping[str, Any], destination: Any, *, is_for_all: bool) -> None:
+    if _is_recorded.get():
+        return
+    action = "terminate" if command == "terminate" or arguments.get("terminate") else "revoke"
     try:
-        if (recorder := recorder_of(app)) is not None:
-            author = account()
-            recorder.append(
-                *(recorder.emitter.emit(OperatorActed, str(one), action=action, author=author, source="signal") for one in task_ids)
-            )
+        if (recorder := recorder_of(app)) is not None:  # which workers a pattern is for, one that starts later does not know
+            facts: dict[str, Any] = {"action": action, "author": account(), "source": "signal"}
+            if command == BY_STAMPS:
+                told = requests(recorder.emitter, (), stamps=_stamps_in(arguments.get("headers")), destination=destination or None, **facts)
+            else:
+                told = requests(recorder.emitter, _ids_in(arguments.get("task_id")), destination=destination or None, **facts)
+            recorder.append(*(one for one in told if is_for_all or one.stream != REVOKES))
     except Exception:  # the request itself matters more
-        logger.exception("it could not be recorded who asked to %s %s", action, task_ids[:10])
+        logger.exception("it could not be recorded who asked to %s: %.200r", action, arguments)
+
+
+def _ids_in(task_id: Any) -> list[str]:
+    return [str(one) for one in ([task_id] if isinstance(task_id, str) or not hasattr(task_id, "__iter__") else task_id)]
+
+
+def _stamps_in(headers: Any) -> dict[str, list[Any]]:
+    """Return the stamps of each header, which Celery's command line gives as `header=stamp`."""
+    given = headers if isinstance(headers, Mapping) else dict(one.split("=")[:2] for one in headers or ())
+    return {str(name): list(of) if isinstance(of, list | tuple | set | frozenset) else [of] for name, of in given.items()}

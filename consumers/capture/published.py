@@ -20,7 +20,9 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import dumps
 from kombu.utils import json
 
-from celery_journal.consumers.request import as_bytes, encoded_arguments, id_of, note_next_attempt
+from celery_journal.consumers.notes import note_next_attempt
+from celery_journal.consumers.request import as_bytes, attempt_from, encoded_arguments, id_of, parent_of
+from celery_journal.consumers.routing import queue_for
 from celery_journal.journal.events import TaskSent
 
 from .apps import Recorder, recorder_of, sender_of
@@ -62,7 +64,7 @@ def _note(
         _tell_the_retry(headers if isinstance(body, tuple) else body, app)
         if recorder.options.track_publish == "off":
             return
-        message = Message.of(app, sender, body, headers, properties, exchange, routing_key, recorder.options.store_arguments)
+        message = Message.of(app, sender, body, headers, properties, exchange, routing_key, declare, recorder.options.store_arguments)
         if recorder.options.track_publish == "sync":
             recorder.append_at_least(message.sent(recorder))
         else:
@@ -98,10 +100,12 @@ class Message:
     facts: Mapping[str, Any]
     headers: dict[str, Any]
     properties: dict[str, Any]
+    parent_id: str | None
     #: The worker whose task sends it; None for anybody else.
     sent_by: str | None
     exchange: Any
     routing_key: Any
+    queue: str | None
     arguments: dict[str, Any]
     #: The caller's own reprs of the arguments.
     given: tuple[str | None, str | None]
@@ -109,7 +113,16 @@ class Message:
 
     @classmethod
     def of(
-        cls, app: Any, name: str, body: Any, headers: Any, properties: Any, exchange: Any, routing_key: Any, with_arguments: bool
+        cls,
+        app: Any,
+        name: str,
+        body: Any,
+        headers: Any,
+        properties: Any,
+        exchange: Any,
+        routing_key: Any,
+        declare: Any,
+        with_arguments: bool,
     ) -> Message:
         """Return the message, its parts copied or encoded."""
         if isinstance(body, tuple):
@@ -118,17 +131,20 @@ class Message:
             facts, args, kwargs = {"task": name, **body}, body.get("args"), body.get("kwargs")
             embedded = {key: body.get(key) for key in ("callbacks", "errbacks", "chord")}
         given = _given(facts, args, kwargs, app) if with_arguments else (None, None)
+        sender = getattr(get_current_task(), "request", None)
         return cls(
             app=app,
             task_id=str(facts["id"]),
-            attempt=facts.get("retries") or 0,
+            attempt=attempt_from(facts.get("retries")),
             occurred_at=datetime.now(UTC),
             facts=facts if facts is not headers else dict(headers),
             headers=dict(headers or {}),
             properties=dict(properties or {}),
-            sent_by=getattr(getattr(get_current_task(), "request", None), "hostname", None),
+            parent_id=parent_of(facts.get("parent_id"), facts["id"], sender),
+            sent_by=getattr(sender, "hostname", None),
             exchange=exchange,
             routing_key=routing_key,
+            queue=queue_for(app, exchange, routing_key, declare),
             arguments=encoded_arguments(args or (), kwargs, given, app) if with_arguments else {},
             given=given,
             embedded=_encoded(embedded, app) if with_arguments and any(embedded.values()) else None,
@@ -148,9 +164,9 @@ class Message:
             occurred_at=self.occurred_at,
             source="signal",
             name=facts.get("task"),
-            queue=self.routing_key if isinstance(self.routing_key, str) else None,
+            queue=self.queue,
             root_id=id_of(facts.get("root_id")),
-            parent_id=id_of(facts.get("parent_id")),
+            parent_id=self.parent_id,
             group_id=id_of(facts.get("group") or facts.get("taskset")),
             group_index=facts.get("group_index"),
             periodic_task_name=periodic if isinstance(periodic, str) else None,

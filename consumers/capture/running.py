@@ -13,7 +13,9 @@ from celery import states
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun, task_prerun, task_received, task_rejected, task_retry, task_unknown, worker_process_shutdown
 
-from celery_journal.consumers.request import attempt_of, begin_run, facts_of, queue_of, told_by
+from celery_journal.consumers.notes import begin_run, has_told, note_followed, told_by
+from celery_journal.consumers.request import ACKNOWLEDGES_LATE, attempt_from, attempt_of, facts_of, queue_of
+from celery_journal.consumers.routing import name_of
 from celery_journal.journal import events as kinds
 
 from .apps import Recorder, recorder_of
@@ -54,10 +56,21 @@ def _connect(signal: Any, handler: Callable[..., None]) -> None:
 def _received(sender: Any, request: Any, **_signal: Any) -> None:
     if (recorder := recorder_of(sender.app)) is None:
         return
-    begin_run(request)
+    begin_run(request, _queue_of(sender, getattr(request, "message", None)))
     moment = datetime.now(UTC)
     default = getattr(getattr(sender, "controller", None), "time_limit", None)
     recorder.buffer.put(lambda: _receipt(recorder, request, moment, default), may_wait=False)
+
+
+def _queue_of(consumer: Any, message: Any) -> str | None:
+    """Return the queue that a worker has the message from, by the tag of its consumer; None with brokers that give no tags."""
+    tag = (getattr(message, "delivery_info", None) or {}).get("consumer_tag")
+    tags = getattr(getattr(consumer, "task_consumer", None), "_active_tags", None)  # the name of each queue, and its tag
+    if tag is None or not isinstance(tags, dict):
+        return None
+    queue = next((queue for queue, its_tag in list(tags.items()) if its_tag == tag), None)
+    known = consumer.app.amqp.queues.consume_from.get(queue)
+    return queue if known is None else name_of(known)
 
 
 def _receipt(recorder: Recorder, request: Any, moment: datetime, default_limit: float | None) -> kinds.TaskReceived:
@@ -66,7 +79,7 @@ def _receipt(recorder: Recorder, request: Any, moment: datetime, default_limit: 
     return recorder.emitter.emit(
         kinds.TaskReceived,
         str(request.id),
-        attempt=request.request_dict.get("retries") or 0,
+        attempt=attempt_from(request.request_dict.get("retries")),
         occurred_at=moment,
         source="signal",
         eta=request.eta,
@@ -84,32 +97,43 @@ def _started(sender: Any, task_id: str, **_signal: Any) -> None:
     if sender.track_started and not get_actual_ignore_result(sender, request):
         return
     facts = facts_of(request, sender.app, None, with_arguments=recorder.options.store_arguments)
-    _tell(recorder, kinds.TaskStarted, task_id, request, facts)
+    _tell(recorder, kinds.TaskStarted, task_id, request, {**facts, "reason": ACKNOWLEDGES_LATE if sender.acks_late else None})
 
 
 def _retried(sender: Any, request: Any, reason: Any = None, einfo: Any = None, **_signal: Any) -> None:
     """Tell of a retry that is not stored, because the task's results are ignored."""
     recorder = recorder_of(sender.app)
-    if recorder is None or not recorder.options.journal_ignored or einfo is None or getattr(request, "is_eager", False):
+    if recorder is None or not recorder.options.journal_ignored or einfo is None:
+        return
+    if getattr(request, "is_eager", False):
+        if has_told(request):
+            note_followed(request)
         return
     if get_actual_ignore_result(sender, request) and not sender.store_errors_even_if_ignored:
         sender.backend.store_result(request.id, reason.exc, states.RETRY, traceback=einfo.traceback, request=request)
 
 
 def _ended_without_a_result(sender: Any, task_id: str, retval: Any = None, state: str | None = None, **_signal: Any) -> None:
-    """Tell of a task that rejects its message, or that ends without a result and has stored none itself."""
+    """Tell of a task that rejects its message, that replaces itself, or that ends without a result and has stored none itself."""
     request = sender.request
-    if getattr(request, "is_eager", False) or request.called_directly or (recorder := recorder_of(sender.app)) is None:
+    if _is_unseen(request) or request.called_directly or (recorder := recorder_of(sender.app)) is None:
         return
     facts = facts_of(request, sender.app, None, with_arguments=False)
     if state == states.REJECTED and isinstance(retval, Reject):
         reason = "queued again" if retval.requeue else "for good"
         _tell(recorder, kinds.TaskRejected, task_id, request, {**facts, "reason": f"{reason}: {retval.reason!r}"})
-    elif state == states.IGNORED and isinstance(retval, Ignore) and str(retval) != _REPLACED:
+    elif state == states.IGNORED and isinstance(retval, Ignore) and str(retval) == _REPLACED:
+        _tell(recorder, kinds.TaskReplaced, task_id, request, facts)
+    elif state == states.IGNORED and isinstance(retval, Ignore):
         told = told_by(request)
         if told is None or isinstance(told, kinds.TaskProgress):  # else it has told of its end itself
             kept = {} if told is None else told.model_dump(include={"state", "result", "content_type", "content_encoding"})
             _tell(recorder, kinds.TaskIgnored, task_id, request, {**facts, "reason": str(retval) or None, **kept})
+
+
+def _is_unseen(request: Any) -> bool:
+    """Return whether nobody waits to hear of the run's end: it is eager, and has told of no progress either."""
+    return getattr(request, "is_eager", False) and not has_told(request)
 
 
 def _tell(recorder: Recorder, kind: type[kinds.TaskEvent], task_id: str, request: Any, facts: dict[str, Any]) -> None:
@@ -134,10 +158,11 @@ def _turn_away(consumer: Any, message: Any, reason: str) -> None:
     if recorder is None or not isinstance(headers.get("id"), str):
         return
     moment = datetime.now(UTC)
-    fields = {"name": headers.get("task"), "worker": consumer.hostname, "pid": os.getpid(), "queue": queue_of(message), "reason": reason}
+    queue = _queue_of(consumer, message) or queue_of(message, consumer.app)
+    fields = {"name": headers.get("task"), "worker": consumer.hostname, "pid": os.getpid(), "queue": queue, "reason": reason}
     recorder.buffer.put(
         lambda: recorder.emitter.emit(
-            kinds.TaskRejected, headers["id"], attempt=headers.get("retries") or 0, occurred_at=moment, source="signal", **fields
+            kinds.TaskRejected, headers["id"], attempt=attempt_from(headers.get("retries")), occurred_at=moment, source="signal", **fields
         ),
         may_wait=False,
     )

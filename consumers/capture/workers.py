@@ -14,7 +14,9 @@ import celery
 from celery.signals import worker_ready, worker_shutdown
 from kombu.utils import json
 
-from celery_journal.journal.events import WorkerEvent, WorkerHeartbeat, WorkerOffline, WorkerOnline
+from celery_journal.consumers.redelivery import visibility_timeout
+from celery_journal.consumers.routing import name_of
+from celery_journal.journal.workers import WorkerEvent, WorkerHeartbeat, WorkerOffline, WorkerOnline
 
 from .apps import Recorder, recorder_of
 from .buffer import close_all
@@ -38,6 +40,7 @@ class Heart(threading.Thread):
         super().__init__(name="celery-journal-heart", daemon=True)
         self._recorder = recorder
         self._consumer = consumer
+        self._visibility_timeout = visibility_timeout(consumer.app)
         self._pid = os.getpid()
         self._stopped = threading.Event()
         #: Whether it is recorded that the worker has come: what an earlier one of that name had, it does not have.
@@ -81,13 +84,15 @@ class Heart(threading.Thread):
             "system": platform.system(),
             "pool": type(self._consumer.pool).__module__.rpartition(".")[2],
             "concurrency": getattr(worker, "concurrency", None),
-            "queues": sorted(map(str, self._consumer.app.amqp.queues.consume_from)),
+            "queues": sorted({name_of(queue) for queue in list(self._consumer.app.amqp.queues.consume_from.values())}),
             "freq": self._recorder.options.heartbeat_interval,
             "active": len(state.active_requests),
             "reserved": len(state.reserved_requests),
             "processed": state.all_total_count[0],
             "loadavg": [round(load, 2) for load in os.getloadavg()],
         }
+        if self._visibility_timeout is not None:
+            facts["visibility_timeout"] = self._visibility_timeout
         encoded: str = json.dumps(facts)
         return encoded.encode()
 
