@@ -22,7 +22,11 @@ _LOG = timedelta(days=1)
 #: More processes and outages than these are not remembered.
 MOST_PROCESSES, MOST_OUTAGES = 10_000, 20
 
-#: The name of a worker, and its main process.
+#: Seconds that the word of whoever sends a task waits for what a sender that journals records of it: of one who does, of one who does
+#: not, and of one of whom neither is known.
+JOURNALS, IS_SILENT, UNHEARD = 10.0, 0.0, 3.0
+
+#: The name of a worker or a sender, and its process.
 Process = tuple[str, int | None]
 
 
@@ -45,6 +49,8 @@ class Authorities:
     _looked: dict[Process, float] = field(default_factory=dict)
     #: While the database was away, nobody could record anything: from when until when.
     _outages: list[tuple[float, float]] = field(default_factory=list)
+    #: Whether those who send tasks journal that.
+    _senders: dict[Process, bool] = field(default_factory=dict)
 
     def learn(self, connection: Connection, schema: str, testimonies: Iterable[Testimony]) -> None:
         """Find out about those who testify."""
@@ -70,7 +76,7 @@ class Authorities:
         self._looked.update(dict.fromkeys(processes, now))
         moment = datetime.now(UTC)
         asked = {"workers": sorted({worker for worker, _ in processes}), "since": moment - _LOG, "until": moment + _LOG}
-        for worker, pid, *sign in connection.execute(sql.query("broadcast.sql", "signs of life", schema), asked):
+        for worker, pid, *sign in connection.execute(sql.query("broadcast.sql", "signs of life", schema), asked, prepare=False):
             self._remember((worker, pid), Sign(*sign))
 
     def _remember(self, process: Process, sign: Sign) -> None:
@@ -82,6 +88,19 @@ class Authorities:
     def note_outage(self, began: float, ended: float) -> None:
         """Take in that the database was away between these moments, as timestamps: who is silent then need not be gone."""
         self._outages = [*self._outages[1 - MOST_OUTAGES :], (began, ended)]
+
+    def note_sender(self, testimony: Testimony, *, journals: bool) -> None:
+        """Take in whether whoever sent a task has recorded that itself."""
+        sender = testimony.hostname, testimony.pid
+        self._senders.pop(sender, None)
+        self._senders[sender] = journals
+        if len(self._senders) > MOST_PROCESSES:
+            del self._senders[next(iter(self._senders))]
+
+    def patience_with(self, testimony: Testimony) -> float:
+        """Return for how many seconds that a task was sent may wait for what its sender records."""
+        journals = self._senders.get((testimony.hostname, testimony.pid))
+        return UNHEARD if journals is None else JOURNALS if journals else IS_SILENT
 
     def speaks_for_itself(self, testimony: Testimony) -> bool:
         """Return whether whoever testifies journals itself what it testifies."""

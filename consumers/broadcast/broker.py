@@ -13,6 +13,8 @@ from celery.events.event import get_exchange
 from kombu import Consumer, Queue
 from kombu.transport import virtual
 
+from celery_journal.journal.dsn import masked
+
 from .delivery import Delivery
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Broker:
         self._beat = 0.0
         with app.connection_for_read() as connection:
             self.kind: str = connection.transport.driver_type
-            self.url: str = connection.as_uri()
+            self.url: str = masked(connection.as_uri())
             self._is_virtual = isinstance(connection.transport, virtual.Transport)
             self.errors: tuple[type[BaseException], ...] = (
                 *connection.connection_errors,
@@ -71,6 +73,8 @@ class Broker:
         """Connect, and begin to consume; whoever works wakes up and says so."""
         self.declare()
         self._consumer.consume()
+        if not self.keeps:  # Redis is listened to from the first turn on, and what is said before that is lost
+            self.read(0.01, lambda: False)
         self._wake_workers()
 
     def declare(self) -> None:

@@ -12,8 +12,9 @@ from contextlib import suppress
 
 import psycopg
 
-from celery_journal.consumers.drain import is_outage
+from celery_journal import sql
 from celery_journal.journal import Connection, DatabaseError, SchemaError
+from celery_journal.journal.faults import is_outage
 
 from .broker import Broker
 from .delivery import Delivery
@@ -196,7 +197,8 @@ class Capture:
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = self._connect()
-                    if away_since is not None:
+                    if away_since is not None or self._has_started_lately(self._connection):
+                        self._aftermath_until = time.monotonic() + 2 * AFTERMATH
                         self._stopping.wait(AFTERMATH)
                 self.recorder.record(self._connection, all_of_it=all_of_it)
             except (psycopg.Error, DatabaseError, SchemaError) as exc:
@@ -215,6 +217,11 @@ class Capture:
                 if away_since is not None:
                     self._note_outage(away_since)
                 return
+
+    def _has_started_lately(self, connection: Connection) -> bool:
+        """Return whether the database is just back from an outage that this capture, which may be new, has not seen itself."""
+        query = sql.query("broadcast.sql", "has started lately")
+        return connection.execute(query, {"seconds": 2 * AFTERMATH}).fetchone() == (True,)
 
     def _note_outage(self, since: float) -> None:
         """Take in that the database is back, and that others may have to find that yet."""

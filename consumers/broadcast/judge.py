@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_journal import sql
-from celery_journal.journal import Connection
+from celery_journal.journal import Connection, Journal
 from celery_journal.journal.codec import escape
-from celery_journal.journal.events import Event, TaskFailed, TaskWitnessed, WorkerHeartbeat
+from celery_journal.journal.events import Event, TaskFailed, TaskSent, TaskWitnessed
+from celery_journal.journal.workers import WorkerHeartbeat
 
 from .authorities import Authorities
 from .known import Known
@@ -34,7 +35,7 @@ class Judgement:
     """What is to be recorded of a batch, and what nobody can tell yet."""
 
     events: list[Event] = field(default_factory=list)
-    #: The places of those in the batch whose attempt nobody knows, and that may be told soon.
+    #: The places of those in the batch of which something may be told soon.
     open: set[int] = field(default_factory=set)
     facts: int = 0
     witnessed: int = 0
@@ -49,7 +50,9 @@ def judge(
     *,
     alone: bool = True,
 ) -> Judgement:
-    """Return what is to be recorded of the testimonies; those that may wait are left open if their attempt is unknown.
+    """Return what is to be recorded of the testimonies.
+
+    Those that may wait are left open if their attempt is unknown, or if they tell of a sending that nobody has recorded first-hand.
 
     `alone` says that nobody else is told of the same tasks.
     """
@@ -65,12 +68,20 @@ def judge(
                 judgement.facts += 1
         elif testimony.event_id not in known.ids:
             run = known.received.get(testimony.event_id) if testimony.attempt is not None else known.run_of(testimony)
-            if testimony.attempt is None and run is None and may_wait[place]:
+            is_unknown = run is None if testimony.attempt is None else _is_awaited(testimony, known)
+            if is_unknown and may_wait[place]:
                 judgement.open.add(place)
                 continue
+            if testimony.kind is TaskSent:
+                authorities.note_sender(testimony, journals=known.has_first_hand(testimony, testimony.attempt or 0))
             known.ids.add(testimony.event_id)
             _judge_task(testimony, run, known, judgement, is_authority=authorities.speaks_for_itself(testimony))
     return judgement
+
+
+def _is_awaited(testimony: Testimony, known: Known) -> bool:
+    """Return whether the sender of a task may yet record that it was sent."""
+    return testimony.kind is TaskSent and not known.has_first_hand(testimony, testimony.attempt or 0)
 
 
 def _judge_task(testimony: Testimony, run: Run | None, known: Known, judgement: Judgement, *, is_authority: bool) -> None:
@@ -99,12 +110,14 @@ def _known(connection: Connection, schema: str, testimonies: Sequence[Testimony]
     moments = [min(max(testimony.occurred_at, _FIRST), _LAST) for testimony in of_tasks]
     window = {"since": min(moments) - _AROUND, "until": max(moments) + _AROUND}
     streams = list({escape(testimony.stream) for testimony in of_tasks})
-    known.learn(connection.execute(sql.query("broadcast.sql", "told", schema), {"streams": streams, **window}))
+    # Not prepared: only a plan made for this window locks no other partitions.
+    known.learn(connection.execute(sql.query("broadcast.sql", "told", schema), {"streams": streams, **window}, prepare=False))
     for testimony in of_tasks:
         known.hear(testimony)
     unknown = {escape(one.stream) for one in of_tasks if one.attempt is None and known.run_of(one) is None}
     if unknown:
-        known.learn(connection.execute(sql.query("broadcast.sql", "ever told", schema), {"streams": list(unknown)}))
+        rows = Journal(schema).look(connection, sql.query("broadcast.sql", "ever told", schema), {"streams": list(unknown)})
+        known.learn(tuple(row.values()) for row in rows)
     return known
 
 

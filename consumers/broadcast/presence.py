@@ -14,7 +14,7 @@ from types import TracebackType
 from kombu.utils import json
 
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import WorkerEvent, WorkerHeartbeat, WorkerOffline, WorkerOnline
+from celery_journal.journal.workers import WorkerEvent, WorkerHeartbeat, WorkerOffline, WorkerOnline
 
 from .capture import Capture
 

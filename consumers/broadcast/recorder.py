@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 
-from celery_journal.consumers.drain import is_outage
 from celery_journal.journal import Connection, EventConflict, EventRefused, Journal
-from celery_journal.journal.events import Event, TaskStarted
+from celery_journal.journal.events import Event, TaskSent, TaskStarted
+from celery_journal.journal.faults import is_outage
 
 from .authorities import Authorities
 from .delivery import Delivery
@@ -26,8 +27,14 @@ PATIENCE = 3.0
 #: Seconds that a start waits while others capture as well, who may have what was received before it; and an end for the start.
 COURTESY = 0.8
 
+#: Seconds until it is asked again whether anybody has told of what is not known yet.
+AGAIN = 0.25
+
 #: More than these do not wait.
 MOST_WAITING = 10_000
+
+#: More than these do not wait for what their senders may record: a broker sends only so many before one is acknowledged.
+MOST_UNSURE = 500
 
 
 @dataclass(slots=True)
@@ -49,9 +56,8 @@ class _Claim:
 
     testimony: Testimony
     delivery: Delivery
-    #: By the monotonic clock: when others that capture will have recorded what came before, and when it waits no longer.
+    #: By the monotonic clock: when others that capture will have recorded what came before, or when it is to be looked at again.
     not_before: float
-    deadline: float
 
 
 @dataclass(slots=True)
@@ -64,6 +70,8 @@ class Recorder:
     shared: bool = False
     #: Who journals by itself.
     authorities: Authorities = field(default_factory=Authorities)
+    #: Whose queues tasks are sent to; None where that is not known.
+    app: Any = None
     _waiting: list[_Claim] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
@@ -73,9 +81,8 @@ class Recorder:
             testimonies = list(self._read(delivery))
             delivery.open = len(testimonies)
             for testimony in testimonies:
-                patience = PATIENCE if self.shared else COURTESY
                 courtesy = _turn(testimony) * COURTESY if self.shared else 0.0
-                self._waiting.append(_Claim(testimony, delivery, delivery.arrived + courtesy, delivery.arrived + patience))
+                self._waiting.append(_Claim(testimony, delivery, delivery.arrived + courtesy))
 
     def is_due(self) -> bool:
         """Return whether something has waited for long enough."""
@@ -98,16 +105,26 @@ class Recorder:
         if not due:
             return
         testimonies = [claim.testimony for claim in due]
-        may_wait = [not all_of_it and claim.deadline > now for claim in due]
+        is_crowded = len(due) > MOST_UNSURE
+        may_wait = [not all_of_it and self._may_wait(claim, now, is_crowded=is_crowded) for claim in due]
         with connection.transaction():  # in one of its own, an append may leave what is relaxed to the next crash
             judgement = judge(connection, self.journal.schema, testimonies, may_wait, self.authorities, alone=not self.shared)
             refused = self._append(connection, judgement.events)
         recorded = [claim for place, claim in enumerate(due) if place not in judgement.open]
+        for place in judgement.open:
+            due[place].not_before = now + AGAIN
         kept = {id(claim) for claim in recorded}
         self._waiting = [claim for claim in self._waiting if id(claim) not in kept]
         self._count(recorded, judgement.facts, judgement.witnessed, refused)
         for claim in recorded:
             claim.delivery.open = (claim.delivery.open or 0) - 1
+
+    def _may_wait(self, claim: _Claim, now: float, *, is_crowded: bool) -> bool:
+        if claim.testimony.kind is TaskSent:
+            patience = 0.0 if is_crowded else self.authorities.patience_with(claim.testimony)
+        else:
+            patience = PATIENCE if self.shared else COURTESY
+        return claim.delivery.arrived + patience > now
 
     def _read(self, delivery: Delivery) -> Iterable[Testimony]:
         try:
@@ -117,7 +134,7 @@ class Recorder:
             return
         for event in events:
             try:
-                testimony = translate(event)
+                testimony = translate(event, self.app)
             except Malformed as exc:
                 self._complain(str(exc))
             else:

@@ -18,6 +18,9 @@ from uuid import UUID
 
 from celery import exceptions
 
+from celery_journal.consumers.request import parent_of
+from celery_journal.consumers.routing import is_delaying, queue_for
+from celery_journal.journal.constraints import FIRST_MOMENT
 from celery_journal.journal.emitter import identify
 from celery_journal.journal.events import (
     Event,
@@ -30,11 +33,8 @@ from celery_journal.journal.events import (
     TaskSent,
     TaskStarted,
     TaskSucceeded,
-    WorkerEvent,
-    WorkerHeartbeat,
-    WorkerOffline,
-    WorkerOnline,
 )
+from celery_journal.journal.workers import WorkerEvent, WorkerHeartbeat, WorkerOffline, WorkerOnline
 
 TASK_KINDS: dict[str, type[TaskEvent]] = {
     "task-sent": TaskSent,
@@ -107,8 +107,11 @@ class Testimony:
         return None if self.kind is TaskSent else self.hostname
 
 
-def translate(event: object) -> Testimony | None:
-    """Return what the event says; None if it is no news for a journal, such as somebody's own. Raise Malformed if it is broken."""
+def translate(event: object, app: Any = None) -> Testimony | None:
+    """Return what the event says; None if it is no news for a journal, such as somebody's own. Raise Malformed if it is broken.
+
+    The app, if there is one, has queues that tasks are sent to.
+    """
     if not isinstance(event, dict):
         raise Malformed("an event is no mapping")
     name = event.get("type")
@@ -117,7 +120,7 @@ def translate(event: object) -> Testimony | None:
     if name in TASK_KINDS:
         kind = TASK_KINDS[name]
         attempt = (_integer(event, "retries", 0) or 0) if kind in {TaskSent, TaskReceived} else None
-        return _testimony(kind, event, _text(event, "uuid"), attempt, _task_fields(kind, name, event))
+        return _testimony(kind, event, _text(event, "uuid"), attempt, _task_fields(kind, name, event, app))
     if name in WORKER_KINDS:
         return _testimony(WORKER_KINDS[name], event, _text(event, "hostname"), 0, {"meta": _heart(event)})
     return None
@@ -137,6 +140,8 @@ def _testimony(kind: type[Event], event: Mapping[str, Any], stream: str | None, 
         occurred_at = datetime.fromtimestamp(timestamp, UTC)
     except (OverflowError, ValueError, OSError) as exc:
         raise Malformed(f"a {name} has the impossible timestamp {timestamp!r}") from exc
+    if occurred_at < FIRST_MOMENT:
+        raise Malformed(f"a {name} has a timestamp before 1970")
     # Of what is in the message, and of nothing else: the attempt may be known when it is delivered again, and not before. Where there
     # is no logical clock, it is the exact moment that tells two events of one millisecond apart.
     emitter = f"{hostname}:{event.get('pid')}" if clock is not None else f"{hostname}:{event.get('pid')}:{timestamp!r}"
@@ -144,11 +149,13 @@ def _testimony(kind: type[Event], event: Mapping[str, Any], stream: str | None, 
     return Testimony(kind, stream, event_id, occurred_at, hostname, pid, attempt, fields)
 
 
-def _task_fields(kind: type[TaskEvent], name: str, event: Mapping[str, Any]) -> dict[str, Any]:
+def _task_fields(kind: type[TaskEvent], name: str, event: Mapping[str, Any], app: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {"worker": None if kind is TaskSent else _text(event, "hostname")}
     for field in ("name", "root_id", "parent_id", "traceback"):
         if (text := _text(event, field)) is not None:
             fields[field] = text
+    if "parent_id" in fields:
+        fields["parent_id"] = parent_of(fields["parent_id"], event.get("uuid"))
     for field in ("args", "kwargs"):
         if (value := event.get(field)) is not None:
             fields[field] = _repr(value)
@@ -158,7 +165,7 @@ def _task_fields(kind: type[TaskEvent], name: str, event: Mapping[str, Any]) -> 
     request = {field: event[field] for field in _DETAILS if event.get(field) is not None}
     if kind is TaskSent:
         request["origin"] = event.get("hostname")
-        if (queue := _text(event, "queue") or _text(event, "routing_key")) is not None:
+        if (queue := _queue_of(event, app)) is not None:
             fields["queue"] = queue
     if kind is TaskReceived:  # the main process receives; which of its children runs a task is not told
         fields["pid"] = _integer(event, "pid", 0)
@@ -166,6 +173,18 @@ def _task_fields(kind: type[TaskEvent], name: str, event: Mapping[str, Any]) -> 
         fields["request"] = request
     fields.update(_outcome(kind, name, event))
     return fields
+
+
+def _queue_of(event: Mapping[str, Any], app: Any) -> str | None:
+    """Return the queue that a task was sent to; None where that is not told, and the app has none that it would go to.
+
+    Celery names the queue of its routes, also where the caller has chosen another exchange; of what RabbitMQ delays it names none.
+    """
+    told, exchange, routing_key = (_text(event, name) for name in ("queue", "exchange", "routing_key"))
+    if not exchange:
+        return told or routing_key
+    known = None if app is None else queue_for(app, exchange, routing_key)
+    return known or (None if is_delaying(exchange) else told)
 
 
 def _outcome(kind: type[TaskEvent], name: str, event: Mapping[str, Any]) -> dict[str, Any]:
