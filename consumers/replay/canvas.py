@@ -9,8 +9,9 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from celery.utils.time import maybe_iso8601
-from kombu.serialization import loads, prepare_accept_content
+from kombu.serialization import loads
 
+from celery_journal.consumers.backend.bodies import without_pickle
 from celery_journal.consumers.backend.members import ends_of, members_of
 from celery_journal.journal.events import TaskSent
 
@@ -66,7 +67,7 @@ def embedded_of(sent: TaskSent, accept: Any) -> dict[str, Any]:
     if sent.embedded is None:
         return {}
     try:
-        embedded = loads(sent.embedded, sent.embedded_content_type, "utf-8", accept=prepare_accept_content(accept))
+        embedded = loads(sent.embedded, sent.embedded_content_type, "utf-8", accept=without_pickle(accept))
     except Exception as exc:
         what = sent.embedded_content_type
         raise CannotReplay(f"its callbacks, chain or chord cannot be decoded here ({what}); perhaps accept_content refuses them") from exc

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kombu.serialization import dumps, loads, prepare_accept_content, registry
+from kombu.serialization import dumps, loads, registry
 
+from celery_journal.consumers.backend.bodies import is_signed, signed, without_pickle
 from celery_journal.consumers.backend.members import ends_of, members_of
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.events import ChordPartReturned, ChordStarted, Event
@@ -78,14 +79,21 @@ class Chord:
         if self.started is None or self.started.callback is None:
             raise CannotReplay(f"the body of its chord {group_id} is not recorded")
         try:
-            return loads(self.started.callback, self.started.callback_content_type, "utf-8", accept=prepare_accept_content(accept))
+            return loads(self.started.callback, self.started.callback_content_type, "utf-8", accept=without_pickle(accept))
         except Exception as exc:
             raise CannotReplay(f"the body of its chord {group_id} cannot be decoded here; perhaps accept_content refuses it") from exc
 
-    def begun_anew(self, renewal: Mapping[str, str], returned: Collection[str], emitter: Emitter, accept: Any) -> list[Event]:
-        """Return the facts that a chord with new ids has started, and that these of its members have returned already."""
+    def begun_anew(
+        self, renewal: Mapping[str, str], returned: Collection[str], emitter: Emitter, accept: Any, keys: Sequence[bytes]
+    ) -> list[Event]:
+        """Return the facts that a chord with new ids has started, and that these of its members have returned already.
+
+        Raises CannotReplay where there are keys and none of them has signed the body: to begin it anew would sign it.
+        """
         if self.started is None:
             raise CannotReplay(f"the start of its chord {self.counter.group_id} is not recorded")
+        if keys and not is_signed(self.started, keys):
+            raise CannotReplay(f"the body of its chord {self.counter.group_id} is not signed with the app's signing_key")
         content_type = self.started.callback_content_type
         _, _, callback = dumps(renewed(self.body(accept), renewal), serializer=registry.type_to_name.get(content_type, "json"))
         group_id = renewal[self.counter.group_id]
@@ -114,7 +122,7 @@ class Chord:
             for part in self.succeeded
             if part.task_id in returned
         ]
-        return [started, *parts]
+        return [signed(started, keys), *parts]
 
 
 def _replaced(value: Any, renewal: Mapping[str, str]) -> Any:

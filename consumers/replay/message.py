@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,12 +10,15 @@ from typing import Any
 from celery.app.amqp import task_message
 from celery.utils.nodenames import anon_nodename
 from celery.utils.saferepr import saferepr
-from kombu import Exchange, Queue
+from kombu import Exchange
 from kombu.common import Broadcast, maybe_declare
-from kombu.serialization import loads, prepare_accept_content, registry
+from kombu.serialization import loads, registry
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
+from celery_journal.consumers.backend.bodies import is_pickle, without_pickle
+from celery_journal.consumers.routing import UnknownQueue, is_delaying, undelayed
 from celery_journal.journal.events import TaskSent
+from celery_journal.projections import TaskResult
 
 from .canvas import REPLAY, REPLAY_OF, Ids, Passed, renewed
 from .edits import Edit, edited
@@ -37,9 +39,8 @@ _HEADERS = (
 
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
-#: The exchange by which RabbitMQ delays what is sent with an eta to a quorum queue, and the delay before the routing key, in bits.
+#: The first of the exchanges by which RabbitMQ delays what is sent with an eta to a quorum queue.
 _DELAYING = "celery_delayed_27"
-_DELAY = re.compile(r"(?:[01]\.){28}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class Outgoing:
     exchange: str
     routing_key: str
     serializer: str
+
+    @property
+    def way(self) -> str:
+        """Where it goes, in words: the queue, or the exchange and the routing key."""
+        return f"{self.exchange}/{self.routing_key}" if self.exchange else self.routing_key
 
     def publish(self, app: Any, producer: Any) -> None:
         """Hand it to the broker, by a producer; whatever is attached to the sending of tasks hears of it."""
@@ -88,9 +94,10 @@ class Outgoing:
                 return queue
         # Among the app's own, so that what is recorded of the message goes where the app's results go.
         if self.exchange:  # of a type for which Celery changes nothing
-            unknown = Queue(f"{self.exchange}/{self.routing_key}", Exchange(self.exchange, "topic"), self.routing_key, no_declare=True)
+            name, exchange = f"{self.exchange}/{self.routing_key}", Exchange(self.exchange, "topic")
+            unknown = UnknownQueue(name, exchange, self.routing_key, no_declare=True)
         else:
-            unknown = Queue(self.routing_key, Exchange(""), self.routing_key, no_declare=True)
+            unknown = UnknownQueue(self.routing_key, Exchange(""), self.routing_key, no_declare=True)
         return app.amqp.queues.add(unknown)
 
 
@@ -178,12 +185,12 @@ def _route(app: Any, sent: TaskSent, now: datetime) -> tuple[str, str]:
         raise CannotReplay("its exchange or routing key is recorded as an object, and not by name")
     if not exchange and not routing_key:
         raise CannotReplay("where it was sent is not recorded")
-    return _delayed(app, sent, routing_key, now) if exchange == _DELAYING else (exchange, routing_key)
+    return _delayed(app, sent, routing_key, now) if is_delaying(exchange) else (exchange, routing_key)
 
 
 def _delayed(app: Any, sent: TaskSent, routing_key: str, now: datetime) -> tuple[str, str]:
     """Return the way of what RabbitMQ has delayed: once more if its eta is still to come, and else where it went in the end."""
-    routing_key = _DELAY.sub("", routing_key, count=1)
+    routing_key = undelayed(routing_key)
     left = (sent.eta - now).total_seconds() if sent.eta is not None else 0
     if left >= 1:
         return _DELAYING, calculate_routing_key(int(left), routing_key)
@@ -197,12 +204,19 @@ def _arguments(sent: TaskSent, accept: Any) -> tuple[list[Any], dict[str, Any]]:
     headers = (sent.message or {}).get("headers")
     if isinstance(headers, dict) and {"argsrepr", "kwargsrepr"} & headers.keys():
         raise CannotReplay("its arguments were hidden by the caller (argsrepr, kwargsrepr)")
-    if sent.args is None or sent.kwargs is None:
+    return decoded_arguments(sent, accept)
+
+
+def decoded_arguments(told: TaskSent | TaskResult, accept: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments that are recorded; raise CannotReplay if they are not, or cannot be decoded here."""
+    if told.args is None or told.kwargs is None:
         raise CannotReplay("its arguments were not captured (store_arguments is off, or they were too large)")
-    content_type = sent.args_content_type or "application/json"
+    content_type = told.args_content_type or "application/json"
+    if is_pickle(content_type):
+        raise CannotReplay("its arguments are a pickle, which a replay does not open: anybody may have written it")
     try:
-        accepted = prepare_accept_content([*accept, *([] if sent.args_content_type else ["json"])])
-        args, kwargs = (loads(value, content_type, "utf-8", accept=accepted) for value in (sent.args, sent.kwargs))
+        accepted = without_pickle([*accept, *([] if told.args_content_type else ["json"])])
+        args, kwargs = (loads(value, content_type, "utf-8", accept=accepted) for value in (told.args, told.kwargs))
     except Exception as exc:
         raise CannotReplay(f"its arguments cannot be decoded here ({content_type}); perhaps accept_content refuses them") from exc
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):

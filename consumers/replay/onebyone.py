@@ -12,10 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from celery_journal.consumers.redelivery import prefix_of
+from celery_journal.consumers.words import first_line
+
 from .canvas import REPLAY
 from .errors import CannotReplay, Uncertain
 from .message import Outgoing
-from .sender import CONNECT, connect, errors_of, first_line, in_one_sentence
+from .sender import CONNECT, connect, errors_of, in_one_sentence
 
 #: Seconds after which a connection is not trusted any more.
 IDLE = 30.0
@@ -88,11 +91,9 @@ class OneByOne:
 def _in_redis(channel: Any, queues: Collection[str], replay_id: str) -> Iterator[str]:
     """Yield the ids of the replay's tasks that wait in these queues, or that a worker has and has not acknowledged."""
     client = channel.client
-    # kombu puts its prefix before the keys of those commands only which it uses itself.
-    prefix = "" if "LRANGE" in getattr(client, "PREFIXED_SIMPLE_COMMANDS", ()) else getattr(channel, "global_keyprefix", "")
-    keys = [prefix + channel._q_for_pri(queue, priority) for queue in queues for priority in channel.priority_steps]
+    keys = [prefix_of(channel, "LRANGE") + channel._q_for_pri(queue, priority) for queue in queues for priority in channel.priority_steps]
     messages = [json.loads(message) for key in keys for message in client.lrange(key, 0, -1)]
-    messages += [json.loads(held)[0] for held in client.hvals(prefix + channel.unacked_key)]
+    messages += [json.loads(held)[0] for held in client.hvals(prefix_of(channel, "HVALS") + channel.unacked_key)]
     for message in messages:
         headers = message.get("headers") or {}
         if headers.get(REPLAY) == replay_id:

@@ -16,6 +16,8 @@ class Wishes:
     also_unfinished: bool = False
     #: Also what another replay may have sent.
     also_doubtful: bool = False
+    #: Also what nobody has recorded the sending of, as the app would send it today.
+    guess_routing: bool = False
     #: Celery's rate limit, such as `50/s`.
     rate: str | None = None
     #: Words that the tasks were found by.

@@ -44,6 +44,8 @@ class Past:
     task_id: str
     #: The message of its first attempt; None where the sending is not recorded, or nobody knows with what.
     sent: TaskSent | None = None
+    #: Whether nobody recorded that message, and it is what the app would send today.
+    guessed: bool = False
     #: Whether its payload was erased since.
     erased: bool = False
     #: As what it was sent again, in the order of the log.
@@ -91,8 +93,7 @@ class Pasts:
         while wanted:
             found = self._read(wanted)
             self._known |= {escape(past.task_id): past for past in found}
-            copies = {event.task_id for past in found for event in past.replayed if event.task_id}
-            copies |= {new_id(replay, past.task_id) for past in found for replay in past.doubted}
+            copies = {copy for past in found for copy in self._copies(past)}
             origins = {past.origin for past in found if past.origin}
             wanted = {task_id for task_id in copies | origins if escape(task_id) not in self._known}
 
@@ -104,12 +105,30 @@ class Pasts:
         """Forget what was read, because it may have changed."""
         self._known.clear()
 
+    def succeeded_as(self, task_id: str) -> str | None:
+        """Return the task that has succeeded as which this one was sent again, or as which that was; None if none has."""
+        left, seen = [task_id], {task_id}
+        while left:
+            copies = [copy for copy in self._copies(self[left.pop()]) if copy not in seen]
+            for copy in copies:
+                if self[copy].done:
+                    return copy
+            seen.update(copies)
+            left += copies
+        return None
+
     def of_root(self, root_id: str) -> list[Past]:
         """Return those of the tasks that began with this one."""
         tasks = TaskResult.objects.using(self._connection, self._journal.schema).filter(root_id=root_id)
         ids = [row["task_id"] for row in tasks.values("task_id")]
         self.load(ids)
         return [self[task_id] for task_id in ids]
+
+    @staticmethod
+    def _copies(past: Past) -> list[str]:
+        """Return the tasks as which it was sent again, or may have been."""
+        told = [event.task_id for event in past.replayed if event.task_id]
+        return [*told, *(new_id(replay, past.task_id) for replay in sorted(past.doubted))]
 
     def _read(self, task_ids: Iterable[str]) -> list[Past]:
         pasts = {escape(task_id): Past(task_id) for task_id in task_ids}

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from celery_journal.consumers.words import listed
+from celery_journal.consumers.words import first_line, listed
 
 from .errors import BrokerAway, CannotReplay, NotSent, Uncertain
 from .message import Outgoing
-from .sender import CONNECT, connect, errors_of, first_line, in_one_sentence
+from .sender import CONNECT, connect, errors_of, in_one_sentence
 
 #: Tasks that leave together.
 BATCH = 20

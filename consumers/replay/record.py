@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from celery_journal import sql
 from celery_journal.journal import Connection, Emitter, Journal
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
 
@@ -18,6 +19,9 @@ from .order import Order, Wishes
 #: Tasks whose ids stand in one fact.
 PLAN = 1000
 
+#: Unfinished replays that are listed.
+UNFINISHED = 100
+
 _KINDS = ("replay-started", "replay-planned", "replay-sending", "replay-doubted", "replay-finished")
 
 
@@ -26,6 +30,8 @@ class Record:
     """How far a replay got."""
 
     order: Order
+    #: When it was begun, by the clock of the database.
+    begun_at: datetime | None = None
     planned: list[str] = field(default_factory=list)
     #: When each task was about to be sent, by the clock of the database.
     sending: dict[str, datetime] = field(default_factory=dict)
@@ -39,12 +45,28 @@ class Record:
     @classmethod
     def of(cls, connection: Connection, journal: Journal, replay_id: str) -> Record:
         """Return what the log has; raise ReplayRefused if there is no such replay."""
-        events, _ = journal.read_transitions(connection, [replay_id], _KINDS)
-        record: Record | None = None
+        for record in cls._of_all(connection, journal, [replay_id]):
+            return record
+        raise ReplayRefused(f"there is no replay {replay_id}")
+
+    @classmethod
+    def unfinished(cls, connection: Connection, journal: Journal) -> list[Record]:
+        """Return the newest replays that have something left to send or to decide, running ones too, the oldest of them first."""
+        rows = connection.execute(sql.query("replay.sql", "unfinished", journal.schema), {"limit": UNFINISHED}, prepare=False).fetchall()
+        return cls._of_all(connection, journal, [replay_id for (replay_id,) in rows])
+
+    @classmethod
+    def _of_all(cls, connection: Connection, journal: Journal, replay_ids: Sequence[str]) -> list[Record]:
+        """Return what the log has of those of the replays that there are."""
+        events, _ = journal.read_transitions(connection, replay_ids, _KINDS)
+        records: dict[str, Record] = {}
         for recorded in events:
+            replay_id = recorded.event.stream
+            record = records.get(replay_id)
             match recorded.event:
                 case ReplayStarted() as started:
-                    record = cls(Order(replay_id, _wishes(started.options or {}), started.author, started.reason))
+                    order = Order(replay_id, _wishes(started.options or {}), started.author, started.reason)
+                    records[replay_id] = cls(order, recorded.recorded_at)
                 case ReplayPlanned(members=members) if record is not None:
                     record.planned += members or ()
                 case ReplaySending(members=members) if record is not None:
@@ -54,9 +76,7 @@ class Record:
                     record.doubted |= set(members or ())
                 case ReplayFinished(counts=counts) if record is not None:
                     record.counts = counts or {}
-        if record is None:
-            raise ReplayRefused(f"there is no replay {replay_id}")
-        return record
+        return list(records.values())
 
 
 def begin(connection: Connection, journal: Journal, emitter: Emitter, order: Order, task_ids: Sequence[str]) -> None:

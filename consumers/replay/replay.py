@@ -17,6 +17,7 @@ from celery.utils.time import rate as per_second
 from kombu.utils.limits import TokenBucket
 
 from celery_journal import sql
+from celery_journal.consumers.words import first_line, shown
 from celery_journal.journal import Connection, Emitter, Journal, is_pooled
 from celery_journal.journal.codec import escape
 from celery_journal.journal.events import ChordStarted, OperatorActed
@@ -49,6 +50,8 @@ class Summary:
     sent: dict[str, str] = field(default_factory=dict)
     #: The same of what comes after it: the later steps of its chain, the body of its chord.
     later: dict[str, str] = field(default_factory=dict)
+    #: Of the tasks of which nobody has recorded how they were sent, where this app sends them today: a queue, or an exchange and its key.
+    guessed: dict[str, str] = field(default_factory=dict)
     #: Tasks that another one stands for: a failed step stands for the rest of its chain.
     along: int = 0
     #: Tasks that need not be sent, and those that cannot be, each with the reason.
@@ -163,7 +166,9 @@ class Replay:
             return set()
         new = {steps.new_id(old): old for old in unknown}
         since = min(self.record.sending[old] for old in unknown)
-        seen = {task_id for (task_id,) in self._ask("seen", {"task_ids": [escape(one) for one in new], "since": since})}
+        query = sql.query("replay.sql", "seen", self.journal.schema)
+        told = self.journal.look(self.connection, query, {"task_ids": [escape(one) for one in new], "since": since})
+        seen = {row["stream"] for row in told}
         queues = {one: steps.queue_of(old) for one, old in new.items()}
         found = {old for one, old in new.items() if escape(one) in seen} | {new[one] for one in sender.found(queues)}
         self._tell_sent(steps, found)
@@ -216,12 +221,17 @@ class Replay:
                 else:
                     summary.refused.append((task_id, str(exc)))
                 continue
+            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
+                # What the log has of one may be odd: the others are sent all the same.
+                summary.refused.append((task_id, shown(f"what is recorded of it cannot be sent again: {first_line(exc)}")))
+                continue
             finally:
                 summary.left = len(planned) - place - 1
                 self.on_progress(count - summary.left)
             summary.along += not found
             summary.later |= {old: steps.new_id(old) for step in found for old in step.along}
             summary.sent |= {step.old_id: steps.new_id(step.old_id) for step in found if step.outgoing is None}
+            summary.guessed |= {step.old_id: step.outgoing.way for step in found if step.outgoing and step.guessed}
             yield [step for step in found if step.outgoing is not None and step.old_id not in self.record.doubted]
 
     def _send(self, steps: Steps, sender: Sender, batch: Sequence[Step], summary: Summary) -> None:

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from kombu.exceptions import OperationalError
 
+from celery_journal.consumers.words import first_line
+from celery_journal.journal.dsn import masked
+
 from .errors import BrokerAway
 from .message import Outgoing
 
@@ -64,9 +67,4 @@ def in_one_sentence(connection: Any) -> Iterator[None]:
     try:
         yield
     except errors_of(connection) as exc:
-        raise BrokerAway(f"no broker answers at {connection.as_uri()}: {first_line(exc)}") from exc
-
-
-def first_line(exc: BaseException) -> str:
-    """Return what the error says, without its explanations."""
-    return str(exc).strip().partition("\n")[0] or type(exc).__name__
+        raise BrokerAway(f"no broker answers at {masked(connection.as_uri())}: {first_line(exc)}") from exc

@@ -9,13 +9,17 @@ from typing import Any
 
 from celery import states
 
+from celery_journal import sql
+from celery_journal.consumers.request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD
 from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.codec import escape
 from celery_journal.journal.events import Event, TaskReplayed
 
 from .canvas import chain_of, chord_of, embedded_of, ids_in, new_id, next_of, tasks_in
 from .chord import Chord
 from .edits import Edit
-from .errors import CannotReplay, NothingToReplay, NotRecorded, ReplayError
+from .errors import CannotReplay, NothingToReplay, ReplayError
+from .guess import Guesses
 from .message import Outgoing, compose
 from .order import Order
 from .past import Past, Pasts
@@ -34,6 +38,8 @@ class Step:
     chord: str | None = None
     #: What comes after it, and nobody has sent yet.
     along: frozenset[str] = frozenset()
+    #: Whether nobody recorded how it was sent.
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Steps:
         self._order = order
         self._wishes = order.wishes
         self._planned = frozenset(planned)
+        self._guesses = Guesses(connection, journal, emitter, app, order.wishes.guess_routing)
         self._edits = [Edit.of(text) for text in order.wishes.set]
         #: Tasks that nobody has sent yet, and that go along with those of which the messages were found.
         self._along: set[str] = set()
@@ -86,10 +93,11 @@ class Steps:
                 past, chord = leading, self._chord_of(leading)
             elif (chord := Chord.with_body(self._connection, self._journal, task_id)) is None:
                 if past.replayed_in(self._order.replay_id):
-                    return []
+                    return [Step(task_id, None)] if self._guesses.is_one(past) else []
                 if (copy := next((one for one in self._lineage(past) if one.sent), None)) is not None:
                     return self.of(copy.task_id)
-                raise NotRecorded("it is not recorded how it was sent" if past.known else "the journal knows no such task")
+                guessed = self._guesses.of(past)
+                return self._once(task_id, lambda: [self._step(guessed)])
         if chord is not None:
             return self._of_chord(chord, task_id)
         failed = self._failed_of_chain(past)
@@ -145,9 +153,7 @@ class Steps:
         if past.sent is None:
             return Chord.of(self._connection, self._journal, past.task_id)
         group_id = chord_of(past.sent, self._embedded(past))
-        if group_id is None:
-            return None
-        return self._chord(group_id)
+        return None if group_id is None else self._chord(group_id)
 
     def _chord(self, group_id: str) -> Chord:
         if (chord := Chord.of(self._connection, self._journal, group_id)) is None:
@@ -196,14 +202,14 @@ class Steps:
         if self._wishes.same_id:
             raise CannotReplay(f"it is in the chord {group_id}, which can only be sent again under a new id, without --same-id")
         accept, anew = self._app.conf.accept_content, self._anew(chord)
-        bodies = [one.chord.body(accept) for one in anew]
+        bodies, keys = [one.chord.body(accept) for one in anew], self._app.backend.options.signing_keys
         ids = {*(one.chord.counter.group_id for one in anew), *ids_in(bodies)}
         leading = [past for one in anew for past in one.leading]
         renewal = {old: self.new_id(old) for old in ids.union(*map(self._ids, leading))}
         steps = [replace(self._step(past, renewal), chord=group_id) for past in leading]
         steps[0] = replace(steps[0], along=steps[0].along | ids_in(bodies))
         if not anew[0].is_begun:
-            facts = [fact for one in anew for fact in one.chord.begun_anew(renewal, one.returned, self._emitter, accept)]
+            facts = [fact for one in anew for fact in one.chord.begun_anew(renewal, one.returned, self._emitter, accept, keys)]
             facts += [self.told(old, renewal[old]) for old in sorted(tasks_in(bodies))]
             steps[0] = replace(steps[0], facts=tuple(facts))
         return steps
@@ -292,7 +298,7 @@ class Steps:
             edits=self._edits,
             now=datetime.now(UTC),
         )
-        return Step(past.task_id, outgoing, along=frozenset(ids_in(embedded.get("chain"))))
+        return Step(past.task_id, outgoing, along=frozenset(ids_in(embedded.get("chain"))), guessed=past.guessed)
 
     def later(self, task_id: str) -> dict[str, str]:
         """Return what goes along with the task, because it comes after it in its chain: its new ids by its old ones."""
@@ -305,14 +311,14 @@ class Steps:
 
     def queue_of(self, task_id: str) -> str | None:
         """Return the queue that the task is sent to; None where an exchange decides."""
-        sent = self.pasts[task_id].sent
-        message = (sent and sent.message) or {}
+        message = self._guesses.message_of(self.pasts[task_id]) or {}
         return None if message.get("exchange") else message.get("routing_key")
 
     def told(self, old_id: str, new_id: str) -> TaskReplayed:
         """Return the fact that a task was sent again."""
         order = self._order
         told: dict[str, Any] = {"replay": order.replay_id, "author": order.author, "reason": order.reason, "source": "operator"}
+        told["guessed"] = (self._wishes.guess_routing and self._guesses.is_one(self.pasts[old_id])) or None
         return self._emitter.emit(TaskReplayed, old_id, task_id=new_id, **told)
 
     def _ids(self, past: Past) -> set[str]:
@@ -332,7 +338,8 @@ class Steps:
             if self._is_done(one) and not self._wishes.also_succeeded:
                 raise NothingToReplay("it has succeeded" if first else "it has succeeded since, in an earlier replay")
             if (doing := self._doing(one, sent_again=not first)) is not None:
-                raise CannotReplay(f"{'it' if first else 'an earlier replay of it'} has not ended: it is {doing}")
+                again = self._given_back(one) or f"it is {doing}"
+                raise CannotReplay(f"{'it' if first else 'an earlier replay of it'} has not ended: {again}")
             if (doubted := self._doubted(one)) and not self._wishes.also_doubtful:
                 told = f"the replay {doubted[0]} may have sent it, and may not"
                 raise CannotReplay(f"{told}; --resume that one to find out, or say --resend-doubtful, and it may run twice")
@@ -351,6 +358,16 @@ class Steps:
         # Of what was just sent again nothing may be recorded yet.
         status = past.status or (states.PENDING if sent_again else None)
         return None if past.ended or self._wishes.also_unfinished else status
+
+    def _given_back(self, past: Past) -> str | None:
+        """Return that the broker has the message of the task again, as it has where a worker died that had not acknowledged it."""
+        words = {"late": ACKNOWLEDGES_LATE, "cancelled": CANCELLED_FOR_GOOD}
+        query = sql.query("lost.sql", "given back", self._journal.schema)
+        row = next(self._journal.look(self._connection, query, {"task_ids": [escape(past.task_id)], **words}), None)
+        if row is None:
+            return None
+        waits = f"its message was given back to the broker when {row['worker']} was gone, and waits for a worker of {row['queue']}"
+        return f"{waits}; with --also-unfinished it is sent all the same, and may run twice"
 
     def _first(self, past: Past) -> Past:
         """Return the task that it was sent again of, or that of which that one was, and so on."""
