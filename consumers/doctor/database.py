@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 
 from celery_journal.consumers.options import beside
 from celery_journal.consumers.words import counted, duration, listed
 from celery_journal.journal import CannotListen, DatabaseError, Listener, is_pooled
+from celery_journal.journal.command import command
 
 from .examination import Finding, Subject, check
 
@@ -18,6 +19,8 @@ OLDEST_SERVER = 150000
 
 #: How long a transaction may hold up the readers of the log before it is worth a word, and before it is bad.
 LONG, TOO_LONG = timedelta(seconds=10), timedelta(minutes=5)
+
+WEEK = timedelta(days=7)
 
 #: Events behind which a reader of the log is said to be.
 FAR_BEHIND = 10_000
@@ -67,18 +70,24 @@ def _listening(subject: Subject) -> Iterator[Finding]:
 
 @check("partitions")
 def _partitions(subject: Subject) -> Iterator[Finding]:
-    missing = [row["name"] for row in subject.rows("missing partitions")]
-    stray = subject.row("default partition")
+    stray = subject.rows("default partition")
+    taken = {row["first_day"]: row for row in stray if row["first_day"] is not None}
+    missing = {row["name"] for row in subject.rows("missing partitions")} - {f"event_{week:%Y_%m_%d}" for week in taken}
     if missing:
-        found = f"no partition for the coming weeks: {listed(missing)}; their events go to the default partition"
-        yield Finding("partitions", "bad", found, "run: celery-journal migrate; and celery.backend_cleanup every day, by Celery's beat")
-    if stray["events"]:
-        found = (
-            f"the default partition holds {counted(stray['events'], 'event')}, from {stray['first']:%Y-%m-%d} to {stray['last']:%Y-%m-%d}"
-        )
-        advice = "mind the clocks of whoever told them; they are kept and found like all others, and stay when weeks are dropped"
-        yield Finding("partitions", "warn", found, advice)
-    if not missing and not stray["events"]:
+        found = f"no partition for the coming weeks: {listed(sorted(missing))}; their events go to the default partition"
+        yield Finding("partitions", "bad", found, f"run: {command('migrate')}; and celery.backend_cleanup every day, by Celery's beat")
+    if taken:
+        weeks = listed([f"{week:%Y-%m-%d} ({counted(row['events'], 'event')})" for week, row in taken.items()])
+        found = f"the default partition has begun the weeks of {weeks}: all events of those go there, and stay when weeks are dropped"
+        advice = f"mind the clocks of whoever told them, and run: {command('doctor --mend')}"
+        soon = any(abs(week - datetime.now(UTC)) <= WEEK for week in taken)
+        yield Finding("partitions", "bad" if soon else "warn", found, advice)
+    for row in stray:
+        if row["first_day"] is None:
+            found = f"the default partition holds {counted(row['events'], 'event')}, from {row['first']:%Y-%m-%d} to {row['last']:%Y-%m-%d}"
+            advice = "mind the clocks of whoever told them; they are kept and found like all others, and stay when weeks are dropped"
+            yield Finding("partitions", "warn", found, advice)
+    if not missing and not stray:
         yield Finding("partitions", "ok", "this week and the next have theirs, and the default partition is empty")
 
 
@@ -97,6 +106,15 @@ def _horizon(subject: Subject) -> Iterator[Finding]:
     end = f"select pg_terminate_backend({oldest['pid']})" if oldest["pid"] else f"rollback prepared '{oldest['who']}'"
     advice = f"wait for it, or end it: {end}" if oldest["state"] == "active" else f"end it: {end}"
     yield Finding("horizon", "bad" if oldest["age"] > TOO_LONG else "warn", found, advice)
+
+
+@check("places")
+def _places(subject: Subject) -> Iterator[Finding]:
+    if subject.row("places")["behind"]:
+        found = "the sequence of the log is behind its places, as after a restore without it: places are given twice"
+        yield Finding("places", "bad", found, f"run: {command('migrate')}")
+    else:
+        yield Finding("places", "ok", "each new fact gets a place of its own")
 
 
 @check("subscriptions")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 from celery import Celery
 from psycopg import errors
 from psycopg.rows import dict_row
 
 from celery_journal import sql
 from celery_journal.consumers.options import Options
+from celery_journal.consumers.words import first_line, shown
 from celery_journal.journal import Connection
+from celery_journal.journal.faults import is_outage
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["ok", "warn", "bad"]
 
@@ -44,10 +51,13 @@ class Subject:
     options: Options
     schema: str
     app: Celery | None = None
+    #: What whoever records calls it, by which its spool is found: an embedded server is its directory. Unless given, `dsn`.
+    location: str | Path | None = None
 
     def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
         """Return what the statement of sql/doctor.sql answers."""
-        with self.connection.cursor(row_factory=dict_row) as cursor:
+        with self.connection.transaction(), self.connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.query("schema.sql", "trusted path", self.schema))  # also through a pooler
             return cursor.execute(sql.query("doctor.sql", name, self.schema), parameters).fetchall()
 
     def row(self, name: str, **parameters: Any) -> dict[str, Any]:
@@ -86,3 +96,9 @@ def examine(subject: Subject) -> Iterator[Finding]:
         except errors.InsufficientPrivilege as exc:
             found = f"not looked at: {exc.diag.message_primary} for {subject.connection.info.user}"
             yield Finding(name, "warn", found, "run this as the owner of the schema")
+        except Exception as exc:  # one odd row must not hide what the other checks find
+            if isinstance(exc, psycopg.Error) and is_outage(exc):
+                raise
+            logger.debug("a check failed", exc_info=True)
+            found = f"could not be looked at: {shown(first_line(exc))}"
+            yield Finding(name, "bad", found, "please report it; what the other checks say holds all the same")

@@ -7,12 +7,14 @@ from datetime import timedelta
 
 from celery import Celery
 
-from celery_journal.consumers.words import counted, duration
+from celery_journal.consumers.backend.bodies import is_signed
+from celery_journal.consumers.redelivery import visibility_timeout
+from celery_journal.consumers.words import counted, duration, listed
+from celery_journal.journal import Journal
+from celery_journal.journal.command import command
+from celery_journal.journal.events import ChordStarted
 
 from .examination import Finding, Subject, app_check
-
-#: Seconds after which a broker gives a message to a second worker, unless told otherwise, as kombu has it.
-VISIBILITY_TIMEOUTS = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
 
 
 @app_check("track_started")
@@ -53,7 +55,7 @@ def _expires(subject: Subject, app: Celery) -> Iterator[Finding]:
     elif waiting["age"] is not None and waiting["age"] > lifetime / 2:
         open_for = f"chord {waiting['group_id']} is open for {duration(waiting['age'])}"
         found = f"results leave the views after {duration(lifetime)}, and {open_for}"
-        yield Finding("result_expires", "warn", found, f"run: celery-journal explain {waiting['group_id']}; or raise result_expires")
+        yield Finding("result_expires", "warn", found, f"run: {command('explain')} {waiting['group_id']}; or raise result_expires")
     elif limit is not None and timedelta(seconds=limit) > lifetime:
         found = f"results leave the views after {duration(lifetime)}, and a task may run for {duration(limit)}"
         yield Finding("result_expires", "warn", found, "raise result_expires, or lower task_time_limit")
@@ -65,19 +67,17 @@ def _expires(subject: Subject, app: Celery) -> Iterator[Finding]:
 def _visibility(subject: Subject, app: Celery) -> Iterator[Finding]:
     name = "visibility timeout"
     try:
-        broker = app.connection_for_read()
+        seconds = visibility_timeout(app)
     except (KeyError, ValueError, ImportError) as exc:
         yield Finding(name, "bad", f"broker_url cannot be used: {str(exc).strip().partition(chr(10))[0]}", "correct broker_url")
         return
-    with broker:
-        default = VISIBILITY_TIMEOUTS.get(broker.transport_cls)
-    if default is None:
+    if seconds is None:
         yield Finding(name, "ok", "this broker gives no message to a second worker while the first still has it")
         return
-    timeout = timedelta(seconds=(app.conf.broker_transport_options or {}).get("visibility_timeout", default))
+    timeout = timedelta(seconds=seconds)
     longest = subject.row("longest wait")["longest"]
     if longest is not None and longest > timeout:
-        found = f"the broker gives a message to a second worker after {duration(timeout)}, and a task had one for {duration(longest)}"
+        found = f"the broker gives a message to a second worker after {duration(timeout)}, and one has it for {duration(longest)}"
         advice = "raise visibility_timeout in broker_transport_options above the longest eta, countdown and run time"
         yield Finding(name, "warn", found, advice)
     else:
@@ -93,3 +93,21 @@ def _publishing(subject: Subject, _app: Celery) -> Iterator[Finding]:
         yield Finding("publishing", "warn", "store_arguments is off: nothing can be replayed", "leave it so if privacy asks for it")
     else:
         yield Finding("publishing", "ok", f"recorded ({subject.options.track_publish}), with arguments")
+
+
+@app_check("signing")
+def _signing(subject: Subject, _app: Celery) -> Iterator[Finding]:
+    keys = subject.options.signing_keys
+    if not keys:
+        found = "there is no signing_key: whoever may write the log can have workers run any task, by a forged chord"
+        yield Finding("signing", "warn", found, "give every app of this journal the same secret, as CELERY_JOURNAL_SIGNING_KEY")
+        return
+    groups = [row["group_id"] for row in subject.rows("chords that were not sent")]
+    recorded, _ = Journal(subject.schema).read_transitions(subject.connection, groups, ["chord-started"])
+    started = [place.event for place in recorded if isinstance(place.event, ChordStarted)]
+    if unsigned := sorted({one.stream for one in started if not is_signed(one, keys)}):
+        chords = counted(len(unsigned), "chord is", "chords are")
+        found = f"{chords} not signed with the app's key, open or failed, and never sent by a sweep: {listed(unsigned)}"
+        yield Finding("signing", "bad", found, f"look who wrote them, by {command('history')}; or give the key to whoever starts them")
+    else:
+        yield Finding("signing", "ok", "the bodies of chords are signed")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 from celery_journal.consumers.lost import find_lost
-from celery_journal.consumers.spool import spool_of
+from celery_journal.consumers.redelivery import held
+from celery_journal.consumers.spool import Spool, SpoolStatus, beside, spool_of
 from celery_journal.consumers.timeline import TOLERANCE
 from celery_journal.consumers.words import counted, duration, listed
+from celery_journal.journal.command import command
 from celery_journal.projections import Worker
 
 from .examination import Finding, Subject, check
@@ -45,17 +48,17 @@ def _workers(subject: Subject) -> Iterator[Finding]:
     silent = [worker.worker for worker in workers if not worker.alive and not worker.offline]
     if silent:
         found = f"{counted(len(silent), 'worker')} stopped telling that they live, and never said that they go: {listed(silent)}"
-        yield Finding("workers", "warn", found, "start them again if they are missed; what they had is in: celery-journal lost")
+        yield Finding("workers", "warn", found, f"start them again if they are missed; what they had is in: {command('lost')}")
     else:
         yield Finding("workers", "ok", f"{counted(sum(worker.alive for worker in workers), 'worker')} alive, none silent")
 
 
 @check("lost tasks")
 def _lost(subject: Subject) -> Iterator[Finding]:
-    found = find_lost(subject.connection, subject.options.lost_grace, subject.schema)
+    found = find_lost(subject.connection, subject.options.lost_grace, subject.schema, held=subject.app and partial(held, subject.app))
     if found:
         words = f"{counted(len(found), 'task')} will not go on by {'itself' if len(found) == 1 else 'themselves'}"
-        yield Finding("lost tasks", "warn", words, "run: celery-journal lost")
+        yield Finding("lost tasks", "warn", words, f"run: {command('lost')}")
     else:
         yield Finding("lost tasks", "ok", "none")
 
@@ -67,15 +70,24 @@ def _spool(subject: Subject) -> Iterator[Finding]:
         yield Finding("spool", "warn", found, "leave the option out, or name a directory that outlives the container")
         return
     try:
-        status = spool_of(subject.dsn, subject.schema, subject.options.spool).status()
+        spool = spool_of(subject.location or subject.dsn, subject.schema, subject.options.spool)
+        status, others = spool.status(), [other for other in beside(spool) if _is_perhaps_the_same(other, spool)]
     except (sqlite3.Error, OSError) as exc:
         yield Finding("spool", "bad", f"the spool cannot be read: {exc}", "correct its permissions, or the option spool")
         return
     if status.waiting:
         found = f"{counted(status.waiting, 'event')} of this machine wait for the database, the oldest for {duration(status.age)}"
-        yield Finding("spool", "bad", found, "run: celery-journal spool drain")
+        yield Finding("spool", "bad", found, f"run: {command('spool drain')}")
     if status.refused:
         found = f"{counted(status.refused, 'event')} of this machine were refused by the database"
-        yield Finding("spool", "bad", found, "run: celery-journal spool --json")
-    if not status.waiting and not status.refused:
+        yield Finding("spool", "bad", found, f"run: {command('spool --json')}")
+    for other in others:
+        found = f"{counted(other.waiting + other.refused, 'event')} of this machine in the spool of {other.place}, named with other words"
+        yield Finding("spool", "warn", found, "if that is this database, name it so: celery-journal --dsn ... spool drain")
+    if not status.waiting and not status.refused and not others:
         yield Finding("spool", "ok", "nothing of this machine waits")
+
+
+def _is_perhaps_the_same(status: SpoolStatus, spool: Spool) -> bool:
+    """Return whether the spool may be of the same journal, whose server was named with other words: localhost and 127.0.0.1."""
+    return status.schema == spool.schema and status.place.rpartition("/")[2] == spool.place.rpartition("/")[2]
