@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import chain
 from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from celery_journal.consumers.words import shown
+from celery_journal.consumers.words import first_line, shown
 from celery_journal.journal import wanted_version
-from celery_journal.journal.codec import Row, decode
+from celery_journal.journal.codec import Row, check_types
+from celery_journal.journal.command import command
 
 from .forms import FORMS, Form
 
@@ -19,8 +21,6 @@ from .forms import FORMS, Form
 VERSION = 1
 
 _NAME = "celery-journal"
-
-_NO_EXPORT = "that is no export of celery-journal; see: celery-journal export --help"
 
 
 class BrokenFile(ValueError):
@@ -70,15 +70,19 @@ def _form_of(beginning: bytes) -> Form:
         case b"":
             raise BrokenFile("the file is empty")
         case b"\x1f":
-            raise BrokenFile("the file is compressed; unpack it first: gunzip -c FILE | celery-journal import - --yes")
-    raise BrokenFile(_NO_EXPORT)
+            raise BrokenFile(f"the file is compressed; unpack it first: gunzip -c FILE | {command('import -')} --yes")
+    raise _no_export()
+
+
+def _no_export() -> BrokenFile:
+    return BrokenFile(f"that is no export of celery-journal; see: {command('export --help')}")
 
 
 def _next(records: Iterator[tuple[Any, bytes]], form: Form, number: int) -> tuple[Any, bytes] | None:
     try:
         return next(records, None)
-    except (ValueError, RecursionError) as exc:
-        raise BrokenFile(f"{form.unit} {number} cannot be read: {_first_line(exc)}; copy the file or export again") from exc
+    except Exception as exc:  # msgpack alone knows five
+        raise BrokenFile(f"{form.unit} {number} cannot be read: {shown(first_line(exc))}; copy the file or export again") from exc
 
 
 def _checked_header(found: tuple[Any, bytes] | None) -> bytes:
@@ -87,23 +91,21 @@ def _checked_header(found: tuple[Any, bytes] | None) -> bytes:
             if version > VERSION or schema > wanted_version():
                 raise BrokenFile("the export is of a newer celery-journal; run: pip install --upgrade celery-journal")
             return data
-    raise BrokenFile(_NO_EXPORT)
+    raise _no_export()
 
 
 def _row_of(record: Any, form: Form, where: str) -> Row:
-    """Return the row, if it holds an event that can be read once it is in the log."""
+    """Return the row, if it is one that a log can hold; an event that cannot be read is one."""
     try:
         row = form.row_of(record)
-        decode({**row, "transaction": 0, "position": 0})
+        check_types(row)
+        if not isinstance(row["recorded_at"], datetime) or row["recorded_at"].tzinfo is None:
+            raise TypeError("recorded_at is no moment")
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         raise BrokenFile(f"{where} is no event: {shown('.'.join(map(str, first['loc'])))}: {shown(first['msg'])}") from exc
     except KeyError as exc:
         raise BrokenFile(f"{where} is no event: {shown(exc)} is missing") from exc
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
-        raise BrokenFile(f"{where} is no event: {_first_line(exc)}") from exc
+    except Exception as exc:  # whatever can be wrong with what anybody may have written
+        raise BrokenFile(f"{where} is no event: {shown(first_line(exc))}") from exc
     return row
-
-
-def _first_line(exc: BaseException) -> str:
-    return shown(str(exc).partition("\n")[0] or type(exc).__name__)

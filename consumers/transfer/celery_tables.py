@@ -8,10 +8,8 @@ from typing import Any
 
 from kombu.serialization import registry
 
-from celery_journal.consumers.backend.base import decompress_payload
-
 from .past import NOT_OURS, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded, encoded_arguments, group_of, in_zone
-from .tables import rows_of
+from .tables import named, rows_of
 
 TASKS, GROUPS = "celery_taskmeta", "celery_tasksetmeta"
 
@@ -22,9 +20,9 @@ def read(url: str, decoder: Decoder, serializer: str, zone: tzinfo) -> Iterator[
         try:
             yield _task(row, decoder, serializer, zone) if table == TASKS else _group(row, decoder, serializer, zone)
         except ForeignError as exc:
-            yield Untaken(row["task_id" if table == TASKS else "taskset_id"], str(exc))
-        except (TypeError, KeyError, AttributeError, ValueError) as exc:
-            yield Untaken(row["task_id" if table == TASKS else "taskset_id"], NOT_OURS.format(type(exc).__name__))
+            yield Untaken(named(row, "task_id" if table == TASKS else "taskset_id"), str(exc))
+        except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError, RecursionError) as exc:
+            yield Untaken(named(row, "task_id" if table == TASKS else "taskset_id"), NOT_OURS.format(type(exc).__name__))
 
 
 def _task(row: dict[str, Any], decoder: Decoder, serializer: str, zone: tzinfo) -> PastTask:
@@ -62,4 +60,4 @@ def _value(payload: Any, decoder: Decoder, serializer: str) -> Any:
     content_type = registry.name_to_type[serializer]
     if isinstance(payload, bytes) and payload[:1] == b"\x80" and serializer != "msgpack":
         content_type = registry.name_to_type["pickle"]  # as SQLAlchemy's PickleType stores it
-    return decoder.loads(decompress_payload(payload), content_type)
+    return decoder.loads(payload, content_type)

@@ -9,8 +9,9 @@ from typing import Any
 
 from celery_journal.consumers.request import as_bytes
 
-from .past import NOT_OURS, OPEN_CHORD, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, group_of, in_zone
-from .tables import rows_of
+from .past import NOT_OURS, OPEN_CHORD, Decoder, ForeignError, Past, PastTask, Untaken, as_meta, encoded_arguments, group_of, in_zone
+from .reprs import args_in, kwargs_in
+from .tables import named, rows_of
 
 TASKS, GROUPS = "django_celery_results_taskresult", "django_celery_results_groupresult"
 
@@ -19,17 +20,17 @@ CHORDS = "django_celery_results_chordcounter"
 
 
 def read(url: str, decoder: Decoder, zone: tzinfo) -> Iterator[Past]:
-    """Yield what the tables hold. Arguments are what they are there: most often the JSON texts of their reprs."""
+    """Yield what the tables hold. Arguments are there as what they look like: most often the JSON texts of their reprs."""
     for table, row in rows_of(url, TASKS, GROUPS, CHORDS):
         if table == CHORDS:
-            yield Untaken(row["group_id"], OPEN_CHORD)
+            yield Untaken(named(row, "group_id"), OPEN_CHORD)
             continue
         try:
             yield _task(row, decoder, zone) if table == TASKS else _group(row, decoder, zone)
         except ForeignError as exc:
-            yield Untaken(row["task_id" if table == TASKS else "group_id"], str(exc))
-        except (TypeError, KeyError, AttributeError, ValueError) as exc:
-            yield Untaken(row["task_id" if table == TASKS else "group_id"], NOT_OURS.format(type(exc).__name__))
+            yield Untaken(named(row, "task_id" if table == TASKS else "group_id"), str(exc))
+        except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError, RecursionError) as exc:
+            yield Untaken(named(row, "task_id" if table == TASKS else "group_id"), NOT_OURS.format(type(exc).__name__))
 
 
 def _task(row: dict[str, Any], decoder: Decoder, zone: tzinfo) -> PastTask:
@@ -43,9 +44,6 @@ def _task(row: dict[str, Any], decoder: Decoder, zone: tzinfo) -> PastTask:
         name=row["task_name"] or None,
         periodic_task_name=row.get("periodic_task_name") or None,
         worker=row.get("worker") or None,
-        args=_stored(row, "task_args"),
-        kwargs=_stored(row, "task_kwargs"),
-        args_content_type=row["content_type"] if is_binary else None,
         result=_stored(row, "result"),
         content_type=row["content_type"] or None,
         content_encoding=row["content_encoding"] or None,
@@ -53,7 +51,22 @@ def _task(row: dict[str, Any], decoder: Decoder, zone: tzinfo) -> PastTask:
         meta=as_meta(decoder.loads(_stored(row, "meta"), *_encoding(row)).get("children"))
         if is_binary and row["meta"]
         else _stored(row, "meta"),
+        **_arguments(row, decoder),
     )
+
+
+def _arguments(row: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
+    """Return the arguments, where the texts of the columns say what they were, and else those texts."""
+    columns = ("task_args", "task_kwargs")  # which older versions have not
+    if row["content_encoding"] != "binary":
+        args, kwargs = (row.get(column) or None for column in columns)
+        return encoded_arguments(args_in(args), kwargs_in(kwargs))
+    stored = [_stored(row, column) for column in columns]
+    try:
+        args, kwargs = (payload and decoder.loads(payload, *_encoding(row)) for payload in stored)
+    except ForeignError:  # whoever reads them may accept them
+        return {"args": stored[0], "kwargs": stored[1], "args_content_type": row["content_type"]}
+    return encoded_arguments(args_in(args), kwargs_in(kwargs))
 
 
 def _group(row: dict[str, Any], decoder: Decoder, zone: tzinfo) -> Past:

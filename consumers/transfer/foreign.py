@@ -73,6 +73,9 @@ def _read(source: Source, url: str, decoder: Decoder, serializer: str, key_prefi
 
 
 def _take(connection: Connection, journal: Journal, source: Source, batch: list[Past], taken: Taken, *, dry_run: bool) -> None:
+    batch = [
+        one if isinstance(one, Untaken) or _id_of(one) else Untaken("a row without an id", "it does not say whose it is") for one in batch
+    ]
     tasks = [one for one in batch if isinstance(one, PastTask)]
     groups = [one for one in batch if isinstance(one, PastGroup)]
     ended = {
@@ -110,6 +113,12 @@ def _take(connection: Connection, journal: Journal, source: Source, batch: list[
         journal.make_room(connection, [fact.event_id for fact in facts])
         with suppress(EventConflict):  # of what has not ended, and was read in another way before: that stands
             journal.append(connection, *facts)
+
+
+def _id_of(one: PastTask | PastGroup) -> str | None:
+    """Return whose past it is; None where the row says nothing that is an id."""
+    given: object = one.task_id if isinstance(one, PastTask) else one.group_id
+    return given if isinstance(given, str) else None
 
 
 def _refused(journal: Journal, facts: Sequence[Event]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO, Protocol
@@ -11,7 +12,7 @@ from uuid import UUID
 
 import msgpack
 
-from celery_journal.journal.codec import COLUMNS, Row, fields_of, row_of
+from celery_journal.journal.codec import COLUMNS, Row, event_of, fields_of, row_of
 
 from .notation import noted, read, read_moment
 
@@ -22,7 +23,11 @@ _FIRST = ("event_id", "stream", "kind", "occurred_at")
 
 
 class Form(Protocol):
-    """How records are written."""
+    """How records are written.
+
+    With them goes who recorded each, for those who read the file. It is not taken from there: what comes in is recorded by whoever
+    brings it, and a file could say anything.
+    """
 
     @property
     def unit(self) -> str:
@@ -50,7 +55,7 @@ class Form(Protocol):
 class JsonLines:
     """An event a line, its fields by name.
 
-    A row that these fields would not give again, as one of another version may be, is written column by column.
+    A row that these fields would not give again, as one of another version may be, or that cannot be read, is written column by column.
     """
 
     unit: str = "line"
@@ -66,16 +71,15 @@ class JsonLines:
 
     def record_of(self, row: Row) -> object:
         """Return the fields of the event, or the columns of the row."""
-        recorded_at = row["recorded_at"].isoformat()
-        try:
+        recorded = {"recorded_at": row["recorded_at"].isoformat(), "recorded_by": row.get("recorded_by")}
+        with suppress(Exception):  # a body that is not ours, whatever goes wrong with it
             fields = fields_of(row)
             event = {name: fields[name] for name in _FIRST} | fields
-            record = {"recorded_at": recorded_at, "event": _noted(event)}
-            if self.row_of(json.loads(self.written(record))) == row:
+            record = {**recorded, "event": _noted(event)}
+            told = {name: value for name, value in row.items() if name != "recorded_by"}  # which no import takes over
+            if self.row_of(json.loads(self.written(record))) == told:
                 return record
-        except (ValueError, TypeError, KeyError, RecursionError):  # a body that is not ours
-            pass
-        return {"recorded_at": recorded_at, "row": _noted({column: row[column] for column in COLUMNS if row[column] is not None})}
+        return {**recorded, "row": _noted({column: row[column] for column in COLUMNS if row[column] is not None})}
 
     def row_of(self, record: Any) -> Row:
         """Return the row of the fields or of the columns."""
@@ -85,7 +89,9 @@ class JsonLines:
         fields = _read(record["event"])
         if isinstance(fields.get("members"), list):  # as the column has it; in a body it would be a list
             fields["members"] = tuple(fields["members"])
-        return {**row_of(fields), "recorded_at": recorded_at}
+        row = {**row_of(fields), "recorded_at": recorded_at}
+        event_of(row)  # what is no event was written column by column
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class MessagePack:
     def row_of(self, record: Any) -> Row:
         """Return the row."""
         recorded_at = record["recorded_at"]
-        columns = {name: value for name, value in record.items() if name != "recorded_at"}
+        columns = {name: value for name, value in record.items() if name not in {"recorded_at", "recorded_by"}}
         return {**_only_columns({**columns, "event_id": UUID(bytes=record["event_id"])}), "recorded_at": recorded_at}
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from celery import states
 from kombu.exceptions import ContentDisallowed
-from kombu.serialization import dumps, loads, prepare_accept_content, registry
+from kombu.serialization import dumps, prepare_accept_content, registry
 from kombu.utils import json
 
+from celery_journal.consumers.payloads import opened
 from celery_journal.consumers.request import as_bytes
+from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
 from celery_journal.journal.emitter import identify
 from celery_journal.journal.events import KIND_OF_STATE, Encoded, Event, GroupSaved, TaskEvent, TaskProgress, TaskSent, TaskStarted
 from celery_journal.projections.storing import members_of
@@ -136,7 +138,8 @@ class Decoder:
     def loads(self, payload: str | bytes, content_type: str, content_encoding: str | None = "utf-8") -> Any:
         """Return the value; raise ForeignError, in one sentence, where that is not accepted or does not work."""
         try:
-            return loads(payload, content_type, content_encoding or "utf-8", accept=prepare_accept_content(self.accept))
+            accepted = prepare_accept_content(self.accept)
+            return opened(payload, content_type, content_encoding or "utf-8", accepted, DEFAULT_MAX_PAYLOAD_BYTES)
         except ContentDisallowed as exc:
             name = registry.type_to_name.get(content_type, content_type)
             raise ForeignError(f"it is {name}: say --accept {name}, if you trust whoever could write there") from exc

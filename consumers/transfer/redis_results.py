@@ -11,8 +11,6 @@ from typing import Any
 from celery.utils.time import maybe_iso8601
 from kombu.serialization import registry
 
-from celery_journal.consumers.backend.base import decompress_payload
-
 from .past import (
     NOT_OURS,
     OPEN_CHORD,
@@ -60,7 +58,7 @@ def read(url: str, decoder: Decoder, serializer: str, key_prefix: str = "") -> I
                         name = key.decode("utf-8", "surrogateescape").removeprefix(prefix + kind)
                         of_chord = kind == GROUPS and name.endswith(_OF_CHORD) and not name.endswith(_SIZE)
                         if payload is not None and not of_chord:  # None: it has expired meanwhile
-                            yield _read(name, kind, decompress_payload(payload), decoder, serializer)
+                            yield _read(name, kind, payload, decoder, serializer)
     except (TypeError, ValueError) as exc:  # TypeError: for what it does not know in the query of the URL
         if isinstance(exc, ForeignError):
             raise
@@ -77,7 +75,7 @@ def _read(name: str, kind: str, payload: bytes, decoder: Decoder, serializer: st
         return _task(name, meta) if kind == TASKS else group_of(name, meta["result"], None)
     except ForeignError as exc:
         return Untaken(name, str(exc))
-    except (TypeError, KeyError, AttributeError, ValueError) as exc:
+    except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError, RecursionError) as exc:
         return Untaken(name, NOT_OURS.format(type(exc).__name__))
 
 

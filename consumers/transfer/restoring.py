@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 from uuid import UUID
 
 import psycopg
 
-from celery_journal.consumers.drain import is_outage
 from celery_journal.journal import Connection, Journal
 from celery_journal.journal.codec import BINARY_COLUMNS, Row
+from celery_journal.journal.constraints import broken_by
+from celery_journal.journal.faults import is_outage
 
 from .archive import BrokenFile, rows_in
 
@@ -32,13 +33,17 @@ class Restored:
     #: What it has under the same id with other content: that stands.
     conflicting: int = 0
     examples: list[UUID] = field(default_factory=list)
+    #: What makes no sense, as an older log may hold it, and this one does not take; and why, of the first of them.
+    refused: int = 0
+    reasons: list[str] = field(default_factory=list)
 
 
 def restore(connection: Connection, journal: Journal, file: BinaryIO, *, dry_run: bool = False) -> Iterator[Restored]:
     """Record the events of an export; yield after each batch how far it is. Raises BrokenFile; what was yielded is recorded."""
     restored = Restored()
     yield restored
-    for first, last, rows in _batches(file):
+    for first, last, found in _batches(file):
+        rows = list(_sensible(found, restored))
         try:
             new, conflicts = journal.restore(connection, rows, dry_run=dry_run)
         except psycopg.Error as exc:
@@ -50,6 +55,17 @@ def restore(connection: Connection, journal: Journal, file: BinaryIO, *, dry_run
         restored.known += len(rows) - new - len(conflicts)
         restored.examples += conflicts[: EXAMPLES - len(restored.examples)]
         yield restored
+
+
+def _sensible(rows: Iterable[Row], restored: Restored) -> Iterator[Row]:
+    """Yield the rows that the log takes; count the others."""
+    for row in rows:
+        if (why := broken_by(row)) is None:
+            yield row
+            continue
+        restored.refused += 1
+        if len(restored.reasons) < EXAMPLES:
+            restored.reasons.append(f"{row['event_id']} is not taken: {why}")
 
 
 def _batches(file: BinaryIO) -> Iterator[tuple[str, str, list[Row]]]:

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, TypeVar
+from uuid import UUID
 
 from psycopg import Cursor
 from psycopg.rows import dict_row
 
 from celery_journal import sql
-from celery_journal.journal import Connection
+from celery_journal.journal import Connection, Journal
 from celery_journal.journal.codec import COLUMNS, Row, escape
 from celery_journal.projections import Q, TaskResult
 
@@ -58,10 +59,7 @@ class Settled:
 
     def rows(self) -> Generator[Row]:
         """Yield every row."""
-        places = self._places()
-        while page := list(islice(places, ROWS)):
-            positions, transactions = zip(*page, strict=True)
-            yield from self._read("rows", {"transactions": list(transactions), "positions": list(positions)})
+        return self._rows_at(self._places())
 
     def rows_of(self, condition: Q) -> Generator[Row]:
         """Yield the rows of the tasks for which the condition holds, and of their groups."""
@@ -70,19 +68,27 @@ class Settled:
             new = {task["group_id"] for task in tasks if task["group_id"]} - groups
             groups |= new
             streams = [escape(stream) for stream in (*(task["task_id"] for task in tasks), *sorted(new))]
-            yield from self._read("rows of streams", {"streams": streams, "horizon": self.horizon})
+            query, parameters = _query("places of streams", self.schema), {"streams": streams, "horizon": self.horizon}
+            places = Journal(self.schema).look(self.connection, query, parameters)
+            yield from self._rows_at(iter(sorted((place["position"], place["event_id"], place["stream"]) for place in places)))
 
-    def _places(self) -> Iterator[tuple[int, int]]:
-        """Yield (position, transaction) of each row by position, which decides in the views; the log is read by the transaction."""
-        waiting: list[tuple[int, int]] = []
-        for transaction, position in self._places_by_transaction():
-            heappush(waiting, (position, transaction))
+    def _rows_at(self, places: Iterator[tuple[int, UUID, str]]) -> Generator[Row]:
+        while page := list(islice(places, ROWS)):
+            _, event_ids, streams = zip(*page, strict=True)
+            keys = {"event_ids": list(event_ids), "streams": list(streams)}
+            yield from self._read("rows", {**keys, "first_id": min(event_ids), "last_id": max(event_ids)})
+
+    def _places(self) -> Iterator[tuple[int, UUID, str]]:
+        """Yield (position, key) of each row by position, which decides in the views; the log is read by the transaction."""
+        waiting: list[tuple[int, UUID, str]] = []
+        for _, position, event_id, stream_of_it in self._places_by_transaction():
+            heappush(waiting, (position, event_id, stream_of_it))
             if len(waiting) > LOOKAHEAD:
                 yield heappop(waiting)
         while waiting:
             yield heappop(waiting)
 
-    def _places_by_transaction(self) -> Iterator[tuple[int, int]]:
+    def _places_by_transaction(self) -> Iterator[tuple[int, int, UUID, str]]:
         place = (0, 0)
         while True:
             parameters = {"transaction": place[0], "position": place[1], "horizon": self.horizon, "limit": PLACES}
@@ -90,13 +96,13 @@ class Settled:
             yield from page
             if len(page) < PLACES:
                 return
-            place = page[-1]
+            place = page[-1][:2]
 
     def _read(self, name: str, parameters: dict[str, Any]) -> Iterator[Row]:
         """Yield the rows one by one: a page of large results need not fit into memory."""
         with self.connection.cursor(row_factory=dict_row) as cursor:
             for row in stream(cursor, _query(name, self.schema), parameters):
-                yield {column: _in_utc(row[column]) for column in (*COLUMNS, "recorded_at")}
+                yield {column: _in_utc(row[column]) for column in (*COLUMNS, "recorded_at", "recorded_by")}
 
 
 def stream(cursor: Cursor[R], query: bytes, parameters: Mapping[str, Any]) -> Generator[R]:

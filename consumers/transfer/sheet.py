@@ -6,12 +6,15 @@ import csv
 import io
 import json
 import re
-import unicodedata
 from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+
 from celery_journal import sql
+from celery_journal.consumers.contents import MOST
 from celery_journal.journal import Connection
 from celery_journal.projections import Q
 from celery_journal.projections.task_result import text_of
@@ -25,7 +28,25 @@ PAGE = 500
 
 #: What spreadsheets take for the beginning of a formula, also as East Asian keyboards write it; at the beginning of a cell, and where one
 #: begins for a spreadsheet of a country that separates cells by semicolons or tabs, to which our quotation marks are no help.
-_FORMULA = re.compile(r"^(?=[=+\-@\t\r\n＝＋－＠])|(?<=[;\t\r\n])(?=[=+\-@＝＋－＠])")  # noqa: RUF001
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001
+_FORMULA_BEHIND = re.compile(r"[;\t\r\n](?=[=+\-@＝＋－＠])")  # noqa: RUF001
+
+
+#: Control characters but for tabs and the ends of lines, and lone surrogates.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class _BoundedJson(Loader):
+    """Loads JSON; what Python cannot read, such as a number of 5,000 digits, as text, and of too much of it only how much it is."""
+
+    def load(self, data: Buffer) -> object:
+        text = bytes(data).decode()
+        if len(text) > MOST:
+            return f"(json, {len(text):,} characters)"
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
 
 
 def sheet(connection: Connection, schema: str, view: View, condition: Q | None = None) -> Generator[bytes]:
@@ -37,6 +58,7 @@ def sheet(connection: Connection, schema: str, view: View, condition: Q | None =
     """
     query = sql.query("transfer.sql", f"sheet of {view}", schema)
     with connection.cursor() as cursor:
+        cursor.adapters.register_loader("jsonb", _BoundedJson)
         cursor.execute(query, {"keys": []})
         yield _line([column.name for column in cursor.description or ()])
         for keys in _keys(connection, schema, view, condition):
@@ -94,9 +116,6 @@ def _cell(value: object) -> object:
 
 def _safe(text: str) -> str:
     if not text.isprintable():
-        text = "".join(char.encode("unicode_escape").decode() if _is_control(char) else char for char in text)
-    return _FORMULA.sub("'", text)
-
-
-def _is_control(char: str) -> bool:
-    return unicodedata.category(char) in {"Cc", "Cs"} and char not in "\t\r\n"
+        text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    text = _FORMULA_BEHIND.sub(lambda found: f"{found[0]}'", text)
+    return f"'{text}" if _FORMULA.match(text) else text

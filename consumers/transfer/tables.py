@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,11 +39,21 @@ def rows_of(url: str, *tables: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 for column in table.columns:  # as it is stored: a pickle is not to be opened because a column says so
                     if isinstance(column.type, sqlalchemy.PickleType):
                         column.type = sqlalchemy.LargeBinary()
-                reading = connection.execution_options(yield_per=PAGE).execute(sqlalchemy.select(table).order_by(table.c.id))
+                reading = connection.execution_options(yield_per=PAGE).execute(sqlalchemy.select(table).order_by(*_order(table)))
                 for row in reading.mappings():
                     yield name, dict(row)
     finally:
         engine.dispose()
+
+
+def named(row: Mapping[str, Any], column: str) -> str:
+    """Return whose row it is, as far as it says."""
+    return str(row.get(column) or "a row without an id")
+
+
+def _order(table: Any) -> list[Any]:
+    """Return the columns that the rows are read by: Celery's ids, or whatever is the key of a table that has none."""
+    return [table.c.id] if "id" in table.c else list(table.primary_key)
 
 
 def _with_our_driver(url: str) -> str:
@@ -65,4 +75,6 @@ def _one_sentence(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.NoSuchModuleError, ModuleNotFoundError) as exc:
         raise ForeignError(f"there is no driver for {scheme}:// here; install it, as SQLAlchemy's documentation names it") from exc
     except sqlalchemy.exc.DBAPIError as exc:
-        raise ForeignError(f"the database of the old results fails: {str(exc.orig).strip().splitlines()[0]}") from exc
+        raise ForeignError(f"the database of the old results fails: {str(exc.orig).strip().partition(chr(10))[0]}") from exc
+    except sqlalchemy.exc.SQLAlchemyError as exc:
+        raise ForeignError(f"the database of the old results cannot be read: {str(exc).partition(chr(10))[0]}") from exc
