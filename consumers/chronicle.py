@@ -10,10 +10,11 @@ from typing import Any
 from celery import states
 
 from celery_journal import sql
-from celery_journal.consumers.contents import LINE, cut, read
-from celery_journal.consumers.explain.task import error_of
+from celery_journal.consumers.contents import LINE, arguments_of, cut, read
+from celery_journal.consumers.raised import error_of
+from celery_journal.consumers.routing import way_of
 from celery_journal.consumers.timeline import Transition, timeline
-from celery_journal.consumers.words import counted, duration, moment
+from celery_journal.consumers.words import counted, duration, moment, who
 from celery_journal.journal import Connection, Journal
 from celery_journal.journal.events import (
     ChordFailed,
@@ -27,6 +28,7 @@ from celery_journal.journal.events import (
     TaskProgress,
     TaskReplayed,
     TaskSent,
+    UnreadableEvent,
 )
 from celery_journal.journal.periodic import PeriodicTaskSent
 from celery_journal.journal.replays import ReplayDoubted, ReplayFinished, ReplayPlanned, ReplaySending, ReplayStarted
@@ -70,6 +72,7 @@ class Line:
             "times": self.times,
             "remark": self.remark,
             "traceback": one.traceback,
+            "recorded_by": one.recorded_by,
         }
 
 
@@ -109,6 +112,7 @@ def _is_open(transitions: Sequence[Transition]) -> bool:
 def _lines(transitions: Sequence[Transition], now: datetime) -> Iterator[Line]:
     runs = list(_in_a_row(transitions))
     ends = _is_open(transitions)
+    is_told_apart = len({_sending(one.event) for one in transitions if isinstance(one.event, TaskSent)}) > 1
     for place, (one, times) in enumerate(runs):
         after = runs[place + 1][0].told_at if place + 1 < len(runs) else max(now, one.told_at) if ends else None
         yield Line(
@@ -116,7 +120,7 @@ def _lines(transitions: Sequence[Transition], now: datetime) -> Iterator[Line]:
             times=times,
             after=max(one.told_at - runs[0][0].told_at, timedelta(0)),
             until_next=None if after is None or one.state in _ENDS else max(after - one.told_at, timedelta(0)),
-            remark=_remark(one),
+            remark=_remark(one, is_told_apart=is_told_apart),
         )
 
 
@@ -134,9 +138,19 @@ def _in_a_row(transitions: Sequence[Transition]) -> Iterator[tuple[Transition, i
         yield first, times
 
 
-def _remark(one: Transition) -> str:
-    remarks = [remark_on(one.event), _clock(one)]
+def _remark(one: Transition, *, is_told_apart: bool) -> str:
+    """Return what there is to say of it; of a sending also what was sent, where under one id that was not always the same."""
+    what = _call(one.event) if is_told_apart and isinstance(one.event, TaskSent) else ""
+    remarks = [" ".join(filter(None, (what, remark_on(one.event, one.recorded_by)))), _clock(one)]
     return cut("; ".join(remark for remark in remarks if remark), 3 * LINE)
+
+
+def _sending(sent: TaskSent) -> tuple[object, ...]:
+    return sent.name, sent.args, sent.kwargs
+
+
+def _call(sent: TaskSent) -> str:
+    return f"{sent.name or ''}({arguments_of(sent)})"
 
 
 def _clock(one: Transition) -> str:
@@ -146,13 +160,13 @@ def _clock(one: Transition) -> str:
     return f"{whose} is {duration(one.clock_offset)} {'ahead' if one.clock_offset > timedelta(0) else 'behind'}"
 
 
-def remark_on(event: Event) -> str:
-    """Return what there is to say of a fact besides its kind, in words."""
+def remark_on(event: Event, login: str | None = None) -> str:
+    """Return what there is to say of a fact besides its kind, in words; with the login by which people's were recorded."""
     match event:
         case TaskSent():
-            sender = (event.message or {}).get("sent_by")
+            sender, to = (event.message or {}).get("sent_by"), event.queue or way_of(event)
             return _words(
-                event.queue and f"to {event.queue}",
+                to and f"to {to}",
                 sender and f"by {sender}",
                 event.eta and f"not before {moment(event.eta)}",
                 event.expires and f"not after {moment(event.expires)}",
@@ -162,7 +176,8 @@ def remark_on(event: Event) -> str:
             return cut(f"{event.state} {'' if value is None else value}", LINE)
         case TaskEvent():
             error = error_of(event) if getattr(event, "state", None) in states.EXCEPTION_STATES else None
-            return "; ".join(part for part in (error, event.reason, event.eta and f"due at {moment(event.eta)}") if part)
+            by = event.source == "operator" and login and f"by {who(None, login)}"
+            return "; ".join(part for part in (error, event.reason, event.eta and f"due at {moment(event.eta)}", by) if part)
         case OperatorActed():
             marks = [
                 event.label,
@@ -170,15 +185,18 @@ def remark_on(event: Event) -> str:
                 _either(event.marks.get("hidden"), "hidden", "shown"),
             ]
             about = ", ".join(part for part in (event.reason, *marks) if part)
-            return f"{event.action or 'acted'} by {event.author or 'somebody'}{f': {about}' if about else ''}"
+            return f"{event.action or 'acted'} by {who(event.author, login)}{f': {about}' if about else ''}"
         case TaskReplayed():
-            by = f" by {event.author}" if event.author else ""
-            return f"sent again as {event.task_id or 'itself'}{by}{f': {event.reason}' if event.reason else ''}"
+            by = f" by {who(event.author, login)}" if event.author else ""
+            guessed = ", where the app sends it now (guessed)" if event.guessed else ""
+            return f"sent again as {event.task_id or 'itself'}{guessed}{by}{f': {event.reason}' if event.reason else ''}"
+        case UnreadableEvent():
+            return f"cannot be read: {event.unreadable}"
         case _:
-            return _on_many(event)
+            return _on_many(event, login)
 
 
-def _on_many(event: Event) -> str:
+def _on_many(event: Event, login: str | None) -> str:
     """Return the same of what is about a group, a chord or a replay."""
     match event:
         case GroupSaved():
@@ -191,7 +209,7 @@ def _on_many(event: Event) -> str:
             return _words(event.task_id, getattr(event, "reason", None))
         case ReplayStarted():
             planned = counted(event.size or 0, "task")
-            return f"{planned} by {event.author or 'somebody'}{f': {event.reason}' if event.reason else ''}"
+            return f"{planned} by {who(event.author, login)}{f': {event.reason}' if event.reason else ''}"
         case ReplayPlanned() | ReplaySending() | ReplayDoubted():
             return counted(len(event.members or ()), "task")
         case ReplayFinished():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
 
 from celery_journal import sql
-from celery_journal.consumers.contents import read
+from celery_journal.consumers.contents import read, shallow
+from celery_journal.consumers.replaced import under_first_names
 from celery_journal.consumers.replay.lineage import Lineage, lineage_in
 from celery_journal.journal import Connection, Journal, RecordedEvent
 from celery_journal.journal.events import OperatorActed, TaskEvent, TaskSent
@@ -44,7 +44,7 @@ class Dossier:
     def of(cls, connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHEMA) -> Dossier:
         """Return what there is under the id."""
         tasks = TaskResult.objects.using(connection, schema)
-        task = tasks.filter(task_id=subject).first()
+        task = next(under_first_names(connection, tasks.filter(task_id=subject)[:1], schema), None)
         group = GroupResult.get_many(connection, [subject], schema).get(subject)
         chord = ChordCounter.get_many(connection, [subject], schema).get(subject)
         worker = Worker.get_many(connection, [subject], schema).get(subject)
@@ -57,7 +57,7 @@ class Dossier:
             task=task,
             attempts=TaskAttempt.of(connection, subject, schema) if task else [],
             group=group,
-            members=[] if task else list(in_group.order_by("task_id")[:MEMBERS]),
+            members=[] if task else list(under_first_names(connection, in_group.order_by("task_id")[:MEMBERS], schema)),
             chord=chord,
             parts=ChordPart.of(connection, subject, schema) if chord else [],
             worker=worker,
@@ -77,9 +77,9 @@ class Dossier:
         return next((recorded.event for recorded in reversed(self.events) if isinstance(recorded.event, TaskSent)), None)
 
     @property
-    def actions(self) -> list[tuple[datetime, OperatorActed]]:
+    def actions(self) -> list[tuple[RecordedEvent, OperatorActed]]:
         """What people did or noted about it."""
-        return [(recorded.recorded_at, recorded.event) for recorded in self.events if isinstance(recorded.event, OperatorActed)]
+        return [(recorded, recorded.event) for recorded in self.events if isinstance(recorded.event, OperatorActed)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -98,7 +98,10 @@ class Dossier:
         if self.members:
             found["members"] = [{"task_id": task.task_id, "name": task.task_name, "state": task.status} for task in self.members]
         left_out = {"event_id", "stream", "kind", "meta"}
-        found["actions"] = [{"at": at, **event.model_dump(exclude=left_out), **event.marks} for at, event in self.actions]
+        found["actions"] = [
+            {"at": one.recorded_at, "recorded_by": one.recorded_by, **act.model_dump(exclude=left_out), **act.marks}
+            for one, act in self.actions
+        ]
         found["facts"] = [recorded.event.kind for recorded in self.events]
         return found
 
@@ -110,8 +113,8 @@ class Dossier:
         told = (recorded.event.meta for recorded in reversed(self.events) if isinstance(recorded.event, TaskEvent))
         meta = task.meta or text_of(next(filter(None, told), None))  # who told the end may not have known the stamps
         return {
-            "args": read(task.args, task.args_content_type),
-            "kwargs": read(task.kwargs, task.args_content_type),
+            "args": read(task.args, task.args_content_type, in_part=True),
+            "kwargs": read(task.kwargs, task.args_content_type, in_part=True),
             "result": _read(task),
             "meta": _loaded(meta),
         }
@@ -122,18 +125,18 @@ class Dossier:
         if sent is None:
             return None
         told = {"occurred_at": sent.occurred_at, "eta": sent.eta, "expires": sent.expires, "time_limit": sent.time_limit}
-        embedded = read(sent.embedded, sent.embedded_content_type)
-        return {**(sent.message or {}), **told, **({"embedded": embedded} if embedded else {})}
+        embedded = read(sent.embedded, sent.embedded_content_type, in_part=True)
+        return {**shallow(sent.message or {}), **told, **({"embedded": embedded} if embedded else {})}
 
 
 def _read(stored: TaskResult | ChordPart) -> Any:
-    return read(stored.result, stored.content_type, stored.content_encoding)
+    return read(stored.result, stored.content_type, stored.content_encoding, in_part=True)
 
 
 def _loaded(meta: str | None) -> Any:
     try:
-        return meta and json.loads(meta)
-    except ValueError:
+        return meta and shallow(json.loads(meta))
+    except (ValueError, RecursionError):
         return meta
 
 

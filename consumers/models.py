@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from celery import current_app
+from celery import current_app, states
 
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.consumers.backend.adatabase import AsyncDatabase
 from celery_journal.consumers.backend.connection import Database
 from celery_journal.consumers.options import Options, locate
+from celery_journal.consumers.payloads import opened
 from celery_journal.consumers.replay import send_again
+from celery_journal.consumers.words import first_line
 from celery_journal.journal import Connection, Emitter, Journal
+from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
 from celery_journal.projections import ChordCounter, GroupResult, NoJournal, TaskResult, aquery, managers, task_result
 
 __all__ = ["ChordCounter", "GroupResult", "TaskResult", "TaskResultMeta"]
@@ -92,6 +95,19 @@ def replay(task_id: str, **wishes: Any) -> Any:
     return app.AsyncResult(send_again(backend, task_id, **wishes))
 
 
+def decode(task: TaskResult) -> Any:
+    """Return the result as the current app's `AsyncResult.result` has it; raise ValueError where the app cannot decode it."""
+    if task.result is None:
+        return None
+    backend: Any = current_app.backend
+    try:
+        value = opened(task.result, task.content_type, task.content_encoding, backend.accept, DEFAULT_MAX_PAYLOAD_BYTES)
+        return backend.exception_to_python(value) if task.status in states.EXCEPTION_STATES else value
+    except Exception as exc:  # a serializer may raise anything
+        raise ValueError(f"the result of {task.task_id} cannot be decoded: {first_line(exc)}") from exc
+
+
 managers.find_database = find
 task_result.replay_task = replay
+task_result.decode_result = decode
 aquery.find_database = find_async

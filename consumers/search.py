@@ -12,15 +12,20 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from functools import reduce
 from operator import or_
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
+from uuid import UUID
 
 from celery import states
 
 from celery_journal.consumers.words import shown
+from celery_journal.projections.lookups import at, is_place
 from celery_journal.projections.query import Q
+
+T = TypeVar("T")
 
 #: What each word is for, with an example; also the text of the help.
 WORDS = {
@@ -48,7 +53,6 @@ WORDS = {
 
 _ALIASES = {"status": "state", "task": "name", "task_name": "name", "task_id": "id", "traceback": "error"}
 _TEXTS = {
-    "name": "task_name",
     "id": "task_id",
     "queue": "queue",
     "root": "root_id",
@@ -150,8 +154,8 @@ def _condition(word: str, now: datetime) -> Q:
         if equals and _ALIASES.get(key, key).partition(".")[0] in WORDS:
             raise BadQuery(f"{word!r} means nothing; write {word.replace('=', ':', 1)}")
         if "*" in word or "?" in word:
-            return Q(task_name__glob=word) | Q(task_id__glob=word)
-        return Q(task_name__icontains=word) | Q(task_id__startswith=word)
+            return Q(task_name__glob=word) | Q(replaced_name__glob=word) | Q(task_id__glob=word)
+        return Q(task_name__icontains=word) | Q(replaced_name__icontains=word) | Q(task_id__startswith=word)
     key, _, path = given.partition(".")
     key = _ALIASES.get(key, key)
     if key not in WORDS:
@@ -181,6 +185,11 @@ def _any_of(value: str, condition: Callable[[str], Q]) -> Q:
 
 def _like(field: str, value: str) -> Q:
     return Q(**{f"{field}__glob" if "*" in value or "?" in value else field: value})
+
+
+def _name(value: str, _now: datetime) -> Q:
+    """Return the condition on the name: one that has put another task in its place is found by the names of both."""
+    return _any_of(value, lambda one: _like("task_name", one) | _like("replaced_name", one))
 
 
 def _state(value: str, _now: datetime) -> Q:
@@ -253,25 +262,16 @@ def _compared(value: str) -> tuple[str, str]:
 
 
 def _in_json(key: str, path: str, value: str) -> Q:
-    """Return the condition on a value inside the arguments or the result: as JSON if it is some, or as text."""
+    """Return the condition on a value inside the arguments or the result: as JSON if it is some, as text, or as a type that it spells."""
     steps = [step for step in path.split(".") if step]
-    if key == "args" and steps and not _is_place(steps[0]):
+    if key == "args" and steps and not is_place(steps[0]):
         key = "kwargs"
-    found = reduce(or_, (Q(**{f"{key}__path": _at(steps, read)}) for read in _readings(value)))
+    found = reduce(or_, (Q(**{f"{key}__path": at(steps, read)}) for read in _readings(value)))
     # Looking for the letters first spares most rows their decoding; JSON may write other values in several ways.
     is_plain = value.isascii() and value.isalnum() and (not value[0].isdigit() or value.isdigit())
-    return Q(**{f"{key}__contains": value.encode()}) & found if is_plain else found
-
-
-def _is_place(step: str) -> bool:
-    return step.isascii() and step.isdigit() and len(step) < 10
-
-
-def _at(steps: Sequence[str], value: object) -> Any:
-    """Return the value inside objects and lists: `items.0` is the first of the list under `items`."""
-    for step in reversed(steps):
-        value = {int(step) if _is_place(step) and str(int(step)) == step else step: value}
-    return value
+    found = Q(**{f"{key}__contains": value.encode()}) & found if is_plain else found
+    typed = (Q(**{f"{key}__contains": letters, f"{key}__path": at(steps, read)}) for letters, read in _typed_readings(value))
+    return reduce(or_, typed, found)
 
 
 def _readings(value: str) -> list[object]:
@@ -283,11 +283,41 @@ def _readings(value: str) -> list[object]:
     return [read] if isinstance(read, str | dict | list) else [read, value]
 
 
+def _typed_readings(value: str) -> Iterator[tuple[str, object]]:
+    """Yield what else may be meant, with the letters that it is stored by: what kombu's JSON keeps the type of.
+
+    A moment without a zone is one in UTC too, as it is elsewhere.
+    """
+    for read in (
+        _read(UUID, value) if len(value) in {32, 36} else None,
+        _read(date.fromisoformat, value),
+        _read(time.fromisoformat, value),
+    ):
+        if isinstance(read, UUID):
+            yield read.hex, read
+        elif read is not None and not value.isalnum():  # 20260504 and 10 are numbers
+            yield read.isoformat(), read
+    if (at_moment := _read(datetime.fromisoformat, value)) is not None and len(value) > len("2026-05-04"):
+        yield at_moment.isoformat(), at_moment
+        if at_moment.tzinfo is None:
+            yield at_moment.replace(tzinfo=UTC).isoformat(), at_moment.replace(tzinfo=UTC)
+    if (number := _read(Decimal, value)) is not None and number.is_finite():
+        yield str(number), number
+
+
+def _read(made: Callable[[str], T], value: str) -> T | None:
+    try:
+        return made(value)
+    except (ValueError, ArithmeticError):
+        return None
+
+
 def _no_json(name: str) -> NoReturn:
     raise ValueError(name)
 
 
 _OF: dict[str, Callable[[str, datetime], Q]] = {
+    "name": _name,
     "state": _state,
     "worker": _worker,
     "since": _since,

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
 
 from psycopg.rows import class_row, dict_row
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Composable, Composed
 
 from celery_journal import sql
 from celery_journal.journal import Connection
 from celery_journal.projections import Q
 from celery_journal.projections.fields import TASK_RESULT
 from celery_journal.projections.lookups import Statement
+
+from .errors import ErrorGroup, error_groups
+from .status import queues_of
+
+#: What tasks are counted by.
+By = Literal["name", "error", "queue", "worker", "hour"]
 
 
 class Percentiles(NamedTuple):
@@ -27,11 +33,14 @@ class Percentiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How the tasks of one name fared."""
+    """How the tasks of one name fared; or of one queue, worker, hour or error."""
 
+    #: Which one; empty where that is not known.
     name: str
     tasks: int
     unended: int
+    #: Steps of chains and bodies of chords that failed with what comes before them; they never ran, and have no part in the rate.
+    never_sent: int
     succeeded: int
     failed: int
     #: Those that were revoked, or whose result is ignored.
@@ -43,8 +52,8 @@ class Tally:
 
     @property
     def failure_rate(self) -> float | None:
-        """The part that failed of those that ended; None where none has."""
-        ended = self.tasks - self.unended
+        """The part that failed of those that were sent and ended; None where none has."""
+        ended = self.tasks - self.unended - self.never_sent
         return self.failed / ended if ended else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,6 +89,10 @@ class Snapshot:
     everything: Share
     #: By `name`, `state`, `worker` and `queue`, the busiest first.
     shares: dict[str, list[Share]]
+    #: Workers that stopped telling that they live, and never said that they go.
+    gone: frozenset[str] = frozenset()
+    #: For how long the oldest of each queue should have been taken by now.
+    oldest: dict[str | None, timedelta | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -87,12 +100,15 @@ class Snapshot:
             "at": self.at,
             "seconds": self.seconds,
             "workers_alive": self.workers,
+            "workers_gone": sorted(self.gone),
             "all": self._plain(self.everything),
             **{f"{what}s": [self._plain(share) for share in shares] for what, shares in self.shares.items()},
         }
 
     def _plain(self, share: Share) -> dict[str, Any]:
-        named = {} if share.key is None else {share.what: share.key}
+        named: dict[str, Any] = {} if share.key is None else {share.what: share.key}
+        if share.what == "queue":
+            named["oldest"] = self.oldest.get(share.key)
         numbers = {name: value for name, value in asdict(share).items() if name not in {"what", "key"}}
         return {**named, **numbers, "per_second": round(self.rate(share), 3)}
 
@@ -101,23 +117,42 @@ class Snapshot:
         return share.ended / self.seconds
 
 
-def tallies(connection: Connection, condition: Q, schema: str = sql.DEFAULT_SCHEMA) -> list[Tally]:
-    """Return how the tasks fared that the condition finds, by name, the most frequent first."""
+def tallies(connection: Connection, condition: Q, schema: str = sql.DEFAULT_SCHEMA, by: By = "name") -> list[Tally]:
+    """Return how the tasks fared that the condition finds, the most frequent name first; hours in their order.
+
+    Of an error only those are counted that failed so; see `error_groups`.
+    """
+    if by == "error":
+        return [_of_error(group) for group in error_groups(connection, None, datetime.now(UTC), condition, schema)]
     statement = Statement(TASK_RESULT, schema)
-    query = SQL(sql.queries("stats.sql", schema)["by name"]).format(condition=condition.condition(statement))
+    key = SQL(sql.queries("stats.sql", schema)[f"key of {by}"])
+    query = _query("by key", schema, key=key, condition=condition.condition(statement))
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(query, statement.parameters).fetchall()
     spans = ("queue_wait", "run_time")
-    return [Tally(**{**row, **{name: Percentiles(*(row[name] or ())) for name in spans}}) for row in rows]
+    found = [Tally(**{**row, **{name: Percentiles(*(row[name] or ())) for name in spans}}) for row in rows]
+    return sorted(found, key=lambda tally: tally.name) if by == "hour" else found
+
+
+def _of_error(group: ErrorGroup) -> Tally:
+    return Tally(group.error, group.count, 0, 0, 0, group.count, 0, 0, Percentiles(), Percentiles())
 
 
 def snapshot(connection: Connection, seconds: float, schema: str = sql.DEFAULT_SCHEMA) -> Snapshot:
     """Return what goes on now, and ended in the last seconds."""
     with connection.cursor(row_factory=class_row(Share)) as cursor:
-        rows = cursor.execute(sql.query("stats.sql", "going on", schema), {"seconds": seconds}).fetchall()
-    ((at, workers),) = connection.execute(sql.query("stats.sql", "now", schema)).fetchall()
+        rows = cursor.execute(_query("going on", schema), {"seconds": seconds}).fetchall()
+    ((at, alive, gone),) = connection.execute(sql.query("stats.sql", "now", schema)).fetchall()
+    oldest = {one.queue: one.age for one in queues_of(connection, schema)}
     shares: dict[str, list[Share]] = defaultdict(list)
     for share in rows:
         shares[share.what].append(share)
     (everything,) = shares.pop("all")
-    return Snapshot(at, seconds, workers, everything, {what: shares[what] for what in ("name", "state", "worker", "queue")})
+    by = {what: shares[what] for what in ("name", "state", "worker", "queue")}
+    return Snapshot(at, seconds, alive, everything, by, frozenset(gone), oldest)
+
+
+def _query(name: str, schema: str, **parts: Composable) -> Composed:
+    """Return the query with the pieces in its braces."""
+    pieces = sql.queries("stats.sql", schema)
+    return SQL(pieces[name]).format(**{piece: SQL(pieces[piece]) for piece in ("replaced", "never sent")}, **parts)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from psycopg.rows import dict_row
 
 from celery_journal import sql
-from celery_journal.journal import Connection, Journal, RecordedEvent
+from celery_journal.journal import Connection, Journal, RecordedEvent, horizon
 from celery_journal.journal.codec import decode, escape
 from celery_journal.projections import Q, TaskResult
 
@@ -63,7 +63,12 @@ class Tail:
     def _before(self, place: tuple[int, int], limit: int) -> list[RecordedEvent]:
         transaction, position = place
         with self.connection.cursor(row_factory=dict_row) as cursor:
-            parameters = {"transaction": transaction, "position": position, "limit": limit}
+            parameters = {
+                "transaction": transaction,
+                "position": position,
+                "limit": limit,
+                "horizon": horizon(self.connection, self.schema),
+            }
             return [decode(row) for row in cursor.execute(sql.query("tail.sql", "last", self.schema), parameters)]
 
     def _chosen(self, page: Sequence[RecordedEvent]) -> list[RecordedEvent]:

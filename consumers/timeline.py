@@ -45,6 +45,8 @@ class Transition:
     run: str | None = None
     #: How far the clock of whoever has told it is ahead of that of the database, where it is wrong; zero where it is not.
     clock_offset: timedelta = timedelta(0)
+    #: The login by which the fact was recorded, from the database and not from the client; None where that is not known.
+    recorded_by: str | None = None
     _backend: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -61,7 +63,10 @@ class Transition:
     @property
     def told_at(self) -> datetime:
         """When it happened by the clock of the database, as far as can be known."""
-        return self.occurred_at - self.clock_offset
+        try:
+            return self.occurred_at - self.clock_offset
+        except OverflowError:  # a clock that was thousands of years off, and not always
+            return self.occurred_at
 
 
 def timeline(recorded: Sequence[RecordedEvent], backend: Any = None) -> list[Transition]:
@@ -93,7 +98,9 @@ def _in_order(transitions: Sequence[Transition]) -> list[Transition]:
         moments[place] = max([fact.told_at, *before]) if fact.kind in _ORDER else fact.told_at
         if fact.kind in _ORDER:
             key = sent if fact.kind == "task-sent" else run
-            latest[key] = max(moments[place], latest.get(key, moments[place]))
+            earlier = latest.get(key, moments[place])
+            # Of an id that was sent again, the runs before that do not follow the newest sending.
+            latest[key] = min(moments[place], earlier) if key == sent else max(moments[place], earlier)
     order = sorted(range(len(transitions)), key=lambda place: (moments[place], _rank(transitions[place])))
     return [transitions[place] for place in order]
 
@@ -168,5 +175,6 @@ def _transition(place: RecordedEvent, offset: timedelta, backend: Any) -> Transi
         witnesses=() if event.source is None else (event.source,),
         run=getattr(event, "run", None),
         clock_offset=offset,
+        recorded_by=place.recorded_by,
         _backend=backend,
     )

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
 
 def duration(span: timedelta | float) -> str:
     """Return how long that is, in its two largest units: `4 min 10 s`, `2 d 3 h`, `1.2 s`, `35 ms`."""
@@ -29,9 +31,22 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def first_line(exc: BaseException) -> str:
+    """Return what an error says, without its explanations."""
+    return str(exc).strip().partition("\n")[0] or type(exc).__name__
+
+
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return the number with its noun: `1 task`, `2 tasks`, `1,000 tasks`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def ordinal(number: int) -> str:
+    """Return the number's place in an order, such as `third`, or `21st`."""
+    if number <= len(_ORDINALS):
+        return _ORDINALS[number - 1]
+    ending = "th" if number % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def listed(names: list[str], most: int = 5) -> str:
@@ -50,3 +65,8 @@ def shown(text: object) -> str:
 
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
+
+
+def who(author: str | None, login: str | None) -> str:
+    """Return who acted: as what that person's client said, and by which login the database knows."""
+    return f"{author or 'somebody'}{f' (login {login})' if login else ''}"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
 
-from celery_journal.consumers.capture.control import account
+from celery_journal.consumers.remarks import remarks
 from celery_journal.consumers.words import counted, shown
 from celery_journal.journal import Emitter, Journal, check_version
-from celery_journal.journal.events import OperatorActed
 
-from .choosing import BATCH, choosing_options, chosen, with_members
+from .choosing import BATCH, choosing_options, chosen, question, with_members
 from .output import Output, confirm, confirming_options, output_options
 
 
@@ -45,20 +41,18 @@ def annotate(
     celery-journal annotate 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e --note "the bank was down" --resolved
     """
     marks = {name: mark for name, mark in (("resolved", resolved), ("hidden", hidden)) if mark is not None}
-    said: dict[str, Any] = {"reason": note, "label": label, "meta": json.dumps(marks).encode() if marks else None}
-    if all(value is None for value in said.values()):
+    if note is None and label is None and not marks:
         raise click.UsageError("there is nothing to note; give --note, --label, --resolved or --hidden")
     target = ctx.obj
-    journal, emitter = Journal(target.schema), Emitter()
+    journal = Journal(target.schema)
     with target.connect() as connection:
         check_version(connection, target.schema)
         found = with_members(connection, target.schema, chosen(connection, target.schema, task_ids, words))
         heard_of = journal.known(connection, found)
         known, unknown = ([task_id for task_id in found if (task_id in heard_of) is wanted] for wanted in (True, False))
-        done = bool(known) and confirm(f"annotate {counted(len(known), 'task')}?", output, yes=yes, dry_run=dry_run)
+        done = bool(known) and confirm(question("annotate", known), output, yes=yes, dry_run=dry_run)
         if done:
-            facts = {"action": "annotate", "author": account(), "source": "operator", **said}
-            events = [emitter.emit(OperatorActed, task_id, **facts) for task_id in known]
+            events = remarks(Emitter(), known, note=note, label=label, marks=marks)
             for start in range(0, len(events), BATCH):
                 journal.append(connection, *events[start : start + BATCH])
     if output.is_data:

@@ -11,6 +11,7 @@ from amqp import AccessRefused, NotAllowed, PreconditionFailed  # type: ignore[i
 from celery import Celery
 from rich.console import Console
 
+from celery_journal.consumers.backend.admission import check_rights
 from celery_journal.consumers.backend.sweeper import Sweeper
 from celery_journal.consumers.broadcast import Broker, Capture, Recorder, Unrecorded
 from celery_journal.consumers.broadcast.presence import Presence
@@ -85,7 +86,8 @@ def capture(
     except Exception as exc:
         raise click.UsageError(f"the broker's URL cannot be used: {str(exc).strip().partition(chr(10))[0]}") from exc
     _check_database(target, once)
-    recorder = Recorder(Journal(target.schema, max_payload_bytes=target.options.max_payload_bytes))
+    journal = Journal(target.schema, max_payload_bytes=target.options.max_payload_bytes)
+    recorder = Recorder(journal, app=app if app is target.app else None)
     capture = Capture(source, recorder, target.connect, batch=batch, linger=linger, once=once, say=say)
     _check_broker(source, once)
     say(f"reading {source.url}: {source.guarantee}")
@@ -117,6 +119,7 @@ def _check_database(target: Target, once: bool) -> None:
     try:
         with target.connect() as connection:
             check_version(connection, target.schema)
+            check_rights(connection, target.schema)
     except (DatabaseUnreachable, LoginRefused) as exc:
         if once or not (isinstance(exc, DatabaseUnreachable) or exc.may_pass):
             raise

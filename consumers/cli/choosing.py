@@ -9,16 +9,23 @@ from typing import Any
 import click
 
 from celery_journal.consumers import search
-from celery_journal.journal import Connection
+from celery_journal.consumers.words import counted, listed, shown
+from celery_journal.journal import Connection, Journal
+from celery_journal.journal.codec import escape
+from celery_journal.journal.constraints import MAX_ID_BYTES
 from celery_journal.projections import ChordCounter, TaskResult
 from celery_journal.projections.query import Q
 
 from .capture import NO_BROKER
 from .failure import Failure
-from .searching import condition_of, say_doubts
+from .ids import whole_ids
+from .searching import condition_of, say_doubts, with_whole_ids
 
 #: Ids that are looked up at once.
 BATCH = 1000
+
+#: Unknown ids that are named.
+NAMED = 5
 
 #: Seconds to wait for the broker.
 TIMEOUT = 5.0
@@ -31,9 +38,11 @@ def choosing_options(command: Any) -> Any:
 
 
 def chosen(connection: Connection, schema: str, task_ids: Sequence[str], words: str | None, also: Q | None = None) -> list[str]:
-    """Return the ids that were named, and those of the tasks that the words find and for which `also` holds, each once."""
+    """Return the ids that were named, each whole, and those of the tasks that the words find and for which `also` holds; each once."""
     if not task_ids and words is None:
         raise click.UsageError("no task is named; give ids, or --filter 'state:FAILURE since:2h'")
+    if not all(0 < len(escape(one).encode()) <= MAX_ID_BYTES for one in task_ids):
+        raise click.UsageError(f"no task has an id that is empty, or longer than {MAX_ID_BYTES:,} bytes; correct it")
     found: list[str] = []
     if words is not None:
         try:
@@ -42,12 +51,12 @@ def chosen(connection: Connection, schema: str, task_ids: Sequence[str], words: 
             raise click.UsageError(str(exc)) from exc
         if not given:
             raise click.UsageError("--filter finds every task where it is empty; write words, such as 'state:FAILURE since:2h'")
-        condition = condition_of(given)
+        condition = condition_of(with_whole_ids(connection, schema, given))
         tasks = TaskResult.objects.using(connection, schema).filter(condition & (also or Q()))
         found = [row["task_id"] for row in tasks.values("task_id")]
         if not found:
             say_doubts(given)
-    return list(dict.fromkeys([*task_ids, *found]))
+    return list(dict.fromkeys([*whole_ids(connection, schema, task_ids), *found]))
 
 
 def with_members(connection: Connection, schema: str, task_ids: Sequence[str], *, chords: bool = True) -> list[str]:
@@ -66,6 +75,24 @@ def with_members(connection: Connection, schema: str, task_ids: Sequence[str], *
         for one in part:
             found += members.get(one) or [one]
     return list(dict.fromkeys(found))
+
+
+def refuse_unknown(connection: Connection, journal: Journal, task_ids: Sequence[str], advice: str) -> None:
+    """Raise a Failure that names those of the ids that the journal knows neither as tasks nor as bodies of chords that wait."""
+    known = journal.known(connection, task_ids, tasks=True)
+    others = [one for one in task_ids if one not in known]
+    bodies = ChordCounter.all_objects.using(connection, journal.schema).filter(body_task_id__in=others)
+    waiting = {row["body_task_id"] for row in bodies.values("body_task_id")} if others else set()
+    unknown = [one for one in others if one not in waiting]
+    if unknown:
+        named = [shown(one) for one in unknown[:NAMED]]
+        more = [f"{len(unknown) - NAMED} more"] if len(unknown) > NAMED else []
+        raise Failure(f"the journal knows no task {' and none '.join((*named, *more))}; {advice}", 1)
+
+
+def question(verb: str, task_ids: Sequence[str], remark: str = "") -> str:
+    """Return what to ask before something is done with these tasks, with their whole ids: of some only the beginning was typed."""
+    return f"{verb} {counted(len(task_ids), 'task')}: {listed([shown(one) for one in task_ids])}{remark}?"
 
 
 def broker_option(command: Any) -> Any:

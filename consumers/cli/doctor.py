@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import click
 
+from celery_journal.consumers.words import counted
 from celery_journal.journal import check_version
 
-from .output import Column, Output, output_options
+from .output import Column, Output, confirm, confirming_options, table_options
 
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
@@ -23,10 +25,15 @@ COLUMNS = (
 
 @click.command("doctor")
 @click.option("--payloads", is_flag=True, help="Also try to decode every result and all arguments that the views hold.")
-@output_options
+@click.option("--mend", is_flag=True, help="First give each week that a wrong clock has taken a partition; as the owner of the schema.")
+@confirming_options
+@table_options
 @click.pass_context
-def doctor(ctx: click.Context, payloads: bool, output: Output) -> None:
+def doctor(ctx: click.Context, payloads: bool, mend: bool, yes: bool, dry_run: bool, output: Output) -> None:
     """Look for settings and states that will surprise, and say what to do. Exit code 1 if there are any.
+
+    With --mend, events of weeks that the default partition has begun are moved into partitions of their own. Nobody is held up for
+    longer than moments, and the log records it.
 
     The settings of an app are looked at as `celery -A proj journal doctor` only.
 
@@ -38,7 +45,9 @@ def doctor(ctx: click.Context, payloads: bool, output: Output) -> None:
     target = ctx.obj
     with target.connect() as connection:
         check_version(connection, target.schema)
-        subject = Subject(connection, target.dsn, target.options, target.schema, target.app)
+        subject = Subject(connection, target.dsn, target.options, target.schema, target.app, target.location)
+        if mend:
+            _mend(subject, output, yes=yes, dry_run=dry_run)
         findings: Any = examine(subject)
         if payloads:
             findings = itertools.chain(findings, unreadable(subject))
@@ -55,3 +64,17 @@ def doctor(ctx: click.Context, payloads: bool, output: Output) -> None:
         click.echo("the settings of an app were not looked at; run: celery -A proj journal doctor", err=True)
     if wrong:
         ctx.exit(1)
+
+
+def _mend(subject: Any, output: Output, *, yes: bool, dry_run: bool) -> None:
+    """Mend, and say on standard error what was done."""
+    from celery_journal.consumers.doctor import give_partitions, weeks_taken
+
+    say = partial(click.echo, err=True)
+    weeks = weeks_taken(subject)
+    if dry_run:
+        for week, events in weeks.items():
+            say(f"would move {counted(events, 'event')} of the week of {week:%Y-%m-%d} into a partition of its own")
+    elif weeks and confirm(f"give {counted(len(weeks), 'week')} a partition?", output, yes=yes, dry_run=False, scripted=True):
+        for done in give_partitions(subject, weeks, say):
+            say(done)

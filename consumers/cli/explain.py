@@ -7,6 +7,7 @@ import click
 from celery_journal.consumers.words import shown
 from celery_journal.journal import check_version
 
+from .ids import whole_id
 from .output import Output, output_options
 
 
@@ -26,6 +27,7 @@ def explain(ctx: click.Context, task_id: str, output: Output) -> None:
 
     with ctx.obj.connect() as connection:
         check_version(connection, ctx.obj.schema)
+        task_id = whole_id(connection, ctx.obj.schema, task_id)
         explanation = explain_id(connection, task_id, ctx.obj.schema)
     if output.is_data:
         output.object(explanation.as_dict())
@@ -33,7 +35,7 @@ def explain(ctx: click.Context, task_id: str, output: Output) -> None:
         name = (explanation.facts.get("task") or {}).get("name")
         heading = [shown(task_id), *([shown(name)] if name else []), *([shown(explanation.state)] if explanation.state else [])]
         click.echo(" ".join(heading))
-        for sentence in explanation.sentences:
-            click.echo(f"  {sentence}")
+        for line in explanation.lines:
+            click.echo(f"  {line}")
     if explanation.kind == "unknown":
         ctx.exit(1)

@@ -13,10 +13,12 @@ import psycopg
 from psycopg import errors
 
 from celery_journal.consumers.options import InvalidOption
+from celery_journal.consumers.words import shown
 from celery_journal.journal import DatabaseUnreachable, JournalError, SchemaError
+from celery_journal.journal.command import command
 from celery_journal.projections import FieldError
 
-#: Also in the help of the command and in the README.
+#: Also in the help of the command and in docs/commands.md.
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 found something, 2 wrong usage, 3 no database answers, 4 login refused, 5 no such database,
 6 schema missing, older or newer, 7 no broker answers, 130 interrupted.
@@ -32,6 +34,9 @@ class Failure(click.ClickException):
     def __init__(self, sentence: str, exit_code: int) -> None:
         super().__init__(sentence)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+    def __reduce__(self) -> tuple[type[Failure], tuple[str, int]]:
+        return type(self), (self.message, self.exit_code)
 
 
 @contextmanager
@@ -54,7 +59,9 @@ def one_sentence() -> Iterator[None]:
         before = f"celery-journal {exc.option_name} ... COMMAND"
         raise click.UsageError(f"{exc.option_name} stands before the command: {before}", exc.ctx) from exc
     except OSError as exc:
-        if exc.errno not in FULL or exc.filename is not None:
+        if exc.filename is not None:
+            raise Failure(f"{shown(exc.filename)} cannot be used: {exc.strerror or exc}", 1) from exc
+        if exc.errno not in FULL:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else what is left in its buffer fails once more at the end
         raise Failure(f"standard output cannot be written: {exc.strerror}", 1) from exc
@@ -71,9 +78,13 @@ def _of_the_database() -> Iterator[None]:
     except errors.QueryCanceled as exc:
         raise Failure("the statement took longer than statement_timeout allows; narrow the query", 1) from exc
     except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as exc:
-        sentence = f"the schema is not as this package makes it ({exc.diag.message_primary}); run: celery-journal migrate"
+        sentence = f"the schema is not as this package makes it ({exc.diag.message_primary}); run: {command('migrate')}"
         raise Failure(sentence, SchemaError.exit_code) from exc
+    except errors.ReadOnlySqlTransaction as exc:
+        raise Failure("the server only reads, as a standby does; run this on the one that is written to", 1) from exc
     except psycopg.DataError as exc:
         raise click.UsageError(f"the database cannot reckon with that: {exc.diag.message_primary}") from exc
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise Failure(f"the database went away: {str(exc).strip().partition(chr(10))[0]}", DatabaseUnreachable.exit_code) from exc
+    except psycopg.Error as exc:
+        raise Failure(f"the database refuses that: {str(exc).strip().partition(chr(10))[0]}", 1) from exc

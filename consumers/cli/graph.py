@@ -9,6 +9,7 @@ import click
 from celery_journal.consumers.words import shown
 from celery_journal.journal import check_version
 
+from .ids import whole_id
 from .output import Output, console, output_options
 from .styles import style_of
 
@@ -42,6 +43,7 @@ def graph(ctx: click.Context, subject: str, form: str, output: Output) -> None:
 
     with ctx.obj.connect() as connection:
         check_version(connection, ctx.obj.schema)
+        subject = whole_id(connection, ctx.obj.schema, subject)
         canvas = canvas_of(connection, subject, ctx.obj.schema)
     drawings: dict[str, Any] = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}
     if output.is_data:

@@ -16,6 +16,7 @@ from celery_journal.consumers.words import duration, shown
 from celery_journal.journal import check_version
 from celery_journal.projections import TaskAttempt
 
+from .ids import whole_id
 from .output import Column, Output, console, output_options
 from .styles import style_of
 
@@ -56,6 +57,7 @@ def history(ctx: click.Context, subject: str, output: Output) -> None:
     """
     with ctx.obj.connect() as connection:
         check_version(connection, ctx.obj.schema)
+        subject = whole_id(connection, ctx.obj.schema, subject)
         told = Chronicle.of(connection, subject, ctx.obj.schema)
         attempts = TaskAttempt.of(connection, subject, ctx.obj.schema)
     if not told.lines and not output.is_data:

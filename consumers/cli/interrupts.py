@@ -1,10 +1,15 @@
-"""Ctrl-C and SIGTERM as the end of what goes on by itself."""
+"""Ctrl-C, SIGTERM and `q` as the end of what goes on by itself."""
 
 from __future__ import annotations
 
+import os
+import select
 import signal
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 
 class Interruption:
@@ -45,3 +50,41 @@ def until_interrupted() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def until_q() -> Iterator[Callable[[float], bool]]:
+    """What waits so many seconds, and returns whether `q` was typed meanwhile; where no terminal is read, nothing is."""
+    try:
+        import termios
+        import tty
+    except ImportError:  # Windows
+        yield _slept
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield _slept
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal)
+    try:
+        yield partial(_typed_q, terminal)
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _slept(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _typed_q(terminal: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([terminal], [], [], left)[0]:
+            typed = os.read(terminal, 1024)
+            if b"q" in typed:
+                return True
+            if not typed:  # the terminal is gone, and would be ready for ever
+                return _slept(left)
+    return False

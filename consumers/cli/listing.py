@@ -10,14 +10,18 @@ from typing import Any
 
 import click
 from celery import states
+from psycopg.rows import dict_row
 
-from celery_journal.consumers.contents import arguments_of, error_of
-from celery_journal.consumers.words import duration, moment
-from celery_journal.journal import check_version
+from celery_journal import sql
+from celery_journal.consumers.contents import LINE, arguments_of, cut
+from celery_journal.consumers.raised import error_of
+from celery_journal.consumers.replaced import PAGE, under_first_names
+from celery_journal.consumers.words import duration, moment, shown
+from celery_journal.journal import Connection, check_version
 from celery_journal.projections import QuerySet, TaskResult
 from celery_journal.projections.query import Q
 
-from .output import Column, Output, console, output_options
+from .output import Column, Output, console, table_options
 from .searching import Searching, is_told, say_doubts, words_argument, words_of
 from .styles import style_of
 
@@ -26,6 +30,10 @@ def _took(task: TaskResult) -> str:
     if task.date_started is None or task.date_done is None or task.date_done < task.date_started:
         return ""
     return duration(task.date_done - task.date_started)
+
+
+def _error(task: TaskResult) -> str:
+    return cut(shown(error_of(task) or ""), LINE) if task.status in states.EXCEPTION_STATES else ""
 
 
 #: What there is room for: the columns of a terminal, from that width on.
@@ -37,7 +45,7 @@ COLUMNS = (
     (0, Column("state", lambda task: task.status, style=lambda task: style_of(task.status))),
     (140, Column("took", _took, justify="right")),
     (140, Column("worker", lambda task: task.worker)),
-    (100, Column("error", error_of)),
+    (100, Column("error", _error)),
 )
 
 
@@ -57,19 +65,22 @@ READ = (
 )
 
 
-def _shown(found: QuerySet[TaskResult], tasks: Any) -> Iterator[TaskResult]:
-    """Yield the tasks without their results, which may be large; but for errors that have no traceback, as that of a time limit."""
-    for row in found.values(*READ):
-        task = TaskResult(**row)
-        is_error = task.status in states.EXCEPTION_STATES and task.traceback is None
-        yield (is_error and tasks.filter(task_id=task.task_id).first()) or task
+def _shown(found: QuerySet[TaskResult], connection: Connection, schema: str) -> Iterator[TaskResult]:
+    """Yield the tasks with what of their results there is to show: of errors those that are short enough for a line."""
+    rows = iter(found.values(*READ))
+    while page := list(itertools.islice(rows, PAGE)):
+        failed = [row["task_id"] for row in page if row["status"] in states.EXCEPTION_STATES]
+        with connection.cursor(row_factory=dict_row) as cursor:
+            raised = cursor.execute(sql.query("explain.sql", "raised", schema), {"ids": failed}).fetchall() if failed else []
+        errors = {row["task_id"]: row for row in raised}
+        yield from (TaskResult(**{**row, **errors.get(row["task_id"], {})}) for row in page)
 
 
 @click.command("list", cls=Searching)
 @words_argument
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(0, 10**9), help="Tasks at most; 0 lists all.")
 @click.option("--order", metavar="FIELD", help="Order by this field of the view task_result, -FIELD descending.  [default: -date_done]")
-@output_options
+@table_options
 @click.pass_context
 def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, output: Output) -> None:
     """List the tasks that the query words find: those that have not ended first, then the newest. Exit code 1 if there are none.
@@ -84,12 +95,12 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
         condition &= Q(hidden=False)
     with target.connect() as connection:
         check_version(connection, target.schema)
-        tasks = TaskResult.objects.using(connection, target.schema)
-        found = tasks.filter(condition)
+        found = TaskResult.objects.using(connection, target.schema).filter(condition)
         if order is not None:
             found = found.order_by(order)
         found = found[: limit + 1] if limit else found
-        rows: Any = iter(found) if output.is_data else _shown(found, tasks)
+        tasks = found if output.is_data else _shown(found, connection, target.schema)
+        rows: Any = under_first_names(connection, tasks, target.schema)
         width = console().width
         columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or width >= least]
         with closing(rows):  # before its connection: it may not have been read to its end

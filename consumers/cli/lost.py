@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import click
-from celery.exceptions import BackendError
 
 from celery_journal.consumers.lost import GRACE, Lost, find_lost, mark_lost
-from celery_journal.consumers.words import counted, duration, shown
+from celery_journal.consumers.redelivery import held
+from celery_journal.consumers.words import counted, duration, first_line, shown
 from celery_journal.journal import Emitter, Journal, check_version
 
 from .failure import Failure
@@ -22,26 +23,30 @@ COLUMNS = (
     Column("task", lambda one: one.task_id or one.group_id),
     Column("name", lambda one: one.name),
     Column("state", lambda one: one.state, style=lambda one: style_of(one.state)),
-    Column("silent for", lambda one: duration(datetime.now(UTC) - one.recorded_at) if one.recorded_at else ""),
+    Column("silent for", lambda one: duration(datetime.now(UTC) - one.heard_at) if one.heard_at else ""),
     Column("reason", lambda one: one.reason),
     Column("marked", lambda one: "yes" if one.marked else ""),
 )
+
+SETTLED = Column("settled", lambda one: one.settled)
 
 
 @click.command("lost")
 @click.option("--mark", is_flag=True, help="Record in the log that they are lost; their Celery states stay as they are.")
 @click.option("--fail", is_flag=True, help="Make them FAILURE with WorkerLostError, so that whoever waits hears of it, and mark them.")
+@click.option("--settled", is_flag=True, help="Also those that are settled: resolved, or replayed with success.")
 @click.option("--grace", type=Seconds(min=0, min_open=True), help=f"Silence that is needed.  [default: {GRACE:g}]")
 @confirming_options
 @output_options
 @click.pass_context
-def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_run: bool, yes: bool, output: Output) -> None:
+def lost(ctx: click.Context, mark: bool, fail: bool, settled: bool, grace: float | None, dry_run: bool, yes: bool, output: Output) -> None:
     """List the tasks that will not go on by themselves, for all that is known, and say why. Exit code 1 if there are any.
 
     \b
     That is: never received, though a live worker should have; expired, and nobody has said so; with a worker that is gone or
     was started anew; running for longer than their time limit; chords of which nothing is left to wait for, or only what is
-    lost or was never sent. One that goes on after all is simply not lost. What they fail with --fail calls error callbacks
+    lost or was never sent. One that goes on after all is simply not lost; one that was noted to be resolved (annotate --resolved), or
+    was replayed and has succeeded so, is settled: neither listed, nor counted, nor failed. What they fail with --fail calls error callbacks
     only as `celery -A proj journal lost --fail`.
 
     \b
@@ -52,8 +57,10 @@ def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_ru
     verb = "fail" if fail else "mark"
     with target.connect() as connection:
         check_version(connection, target.schema)
-        found = find_lost(connection, silence, target.schema)
-        chosen = [one for one in found if one.task_id is not None and (fail or not one.marked)] if mark or fail else []
+        held_by_broker = None if target.app is None else partial(held, target.app)
+        found = find_lost(connection, silence, target.schema, also_settled=settled, held=held_by_broker)
+        unsettled = [one for one in found if one.settled is None]
+        chosen = [one for one in unsettled if one.task_id is not None and (fail or not one.marked)] if mark or fail else []
         if not output.is_data:
             _print(found, output)
         done: list[str] = []
@@ -63,28 +70,38 @@ def lost(ctx: click.Context, mark: bool, fail: bool, grace: float | None, dry_ru
             marked = mark_lost(connection, chosen, Journal(target.schema), Emitter())
             done.append(f"marked {counted(len(marked), 'task')}")
             if fail:
-                done.append(f"failed {counted(_fail(target, [*(one for one in chosen if one.marked), *marked]), 'task')}")
+                number, unfailed = _fail(target, [*(one for one in chosen if one.marked), *marked])
+                done += [f"failed {counted(number, 'task')}", *unfailed]
     if output.is_data:
         output.objects(_as_object(one) for one in found)
     else:
         for line in done:
             click.echo(line)
-    if found:
+    if unsettled:
         ctx.exit(1)
 
 
-def _fail(target: Any, chosen: list[Lost]) -> int:
-    """Fail them, and return how many that were; the bodies of chords last, because most end with their members."""
+def _fail(target: Any, chosen: list[Lost]) -> tuple[int, list[str]]:
+    """Fail them, and return how many that were, and which could not be; the bodies of chords last, because most end with their members."""
+    from celery_journal.consumers.backend.connection import JournalUnavailable
     from celery_journal.consumers.failing import fail_lost
 
     backend = target.backend
+    number, unfailed = 0, list[str]()
     try:
-        return sum(fail_lost(backend, one) for one in sorted(chosen, key=lambda one: one.is_body))
-    except BackendError as exc:
+        for one in sorted(chosen, key=lambda one: one.is_body):
+            try:
+                number += fail_lost(backend, one)
+            except JournalUnavailable:
+                raise
+            except Exception as exc:  # noqa: BLE001  what is wrong with one must not keep the others from their end
+                unfailed.append(f"{shown(one.task_id or '')} could not be failed: {shown(first_line(exc))}")
+    except JournalUnavailable as exc:
         raise Failure(str(exc), 3) from exc
     finally:
         if target.app is None:
             backend.database.close()
+    return number, unfailed
 
 
 def _as_object(one: Lost) -> dict[str, Any]:
@@ -100,8 +117,9 @@ def _as_object(one: Lost) -> dict[str, Any]:
         "body_of": one.body_of,
         "attempt": one.attempt,
         "date_sent": one.date_sent and one.date_sent.astimezone(UTC).isoformat(),
-        "last_heard_of": one.recorded_at and one.recorded_at.astimezone(UTC).isoformat(),
+        "last_heard_of": one.heard_at and one.heard_at.astimezone(UTC).isoformat(),
         "marked": one.marked,
+        "settled": one.settled,
     }
 
 
@@ -109,8 +127,8 @@ def _print(found: list[Lost], output: Output) -> None:
     if not found:
         click.echo("no task is lost")
     elif sys.stdout.isatty():
-        output.rows(found, COLUMNS, _as_object)
+        output.rows(found, (*COLUMNS, SETTLED) if any(one.settled for one in found) else COLUMNS, _as_object)
     else:
         for one in found:
-            marked = " (marked)" if one.marked else ""
-            click.echo(f"{shown(one.task_id or one.group_id)}: {shown(one.name or '')} {shown(one.state)}: {shown(one.reason)}{marked}")
+            said = "".join(f" ({word})" for word in ("marked" if one.marked else None, one.settled and shown(one.settled)) if word)
+            click.echo(f"{shown(one.task_id or one.group_id)}: {shown(one.name or '')} {shown(one.state)}: {shown(one.reason)}{said}")

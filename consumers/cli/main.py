@@ -5,22 +5,39 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
+from psycopg.errors import RaiseException, UndefinedObject
 from rich.console import Console
 
 from celery_journal import sql
+from celery_journal.consumers.environment import told
+from celery_journal.consumers.options import Options
 from celery_journal.consumers.words import counted
-from celery_journal.journal import migrate, pending_migrations, projections_to_rebuild, schema_version, script, wanted_version
+from celery_journal.journal import (
+    Connection,
+    migrate,
+    pending_migrations,
+    projections_to_rebuild,
+    role_name,
+    roles_script,
+    schema_version,
+    script,
+    wanted_version,
+)
+from celery_journal.journal.command import command
+from celery_journal.journal.migrations import Migration
 
 from .annotate import annotate
 from .capture import capture
 from .doctor import doctor
+from .errors import errors
 from .explain import explain
-from .failure import EXIT_CODES, one_sentence
+from .failure import EXIT_CODES, Failure, one_sentence
 from .graph import graph
 from .history import history
 from .listing import listing
@@ -29,11 +46,13 @@ from .output import TOLD_PLAINER, Output, confirm, confirming_options, output_op
 from .periodic import periodic
 from .projections import projections
 from .replay import replay
+from .replays import replays
 from .revoke import revoke
 from .show import show
 from .spool import spool
 from .stale import stale
 from .stats import stats
+from .status import queues, status, workers
 from .tail import tail
 from .target import Target
 from .top import top
@@ -49,7 +68,7 @@ class Commands(click.Group):
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  for the rest of the process
         if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every character of a task's name
             sys.stdout.reconfigure(errors=TOLD_PLAINER)
-        with one_sentence():
+        with one_sentence(), told(Options.names(), lambda sentence: click.echo(f"Warning: {sentence}", err=True)):
             return super().invoke(ctx)
 
 
@@ -78,24 +97,26 @@ def main(ctx: click.Context, dsn: str | None, schema: str) -> None:
 
 
 @main.command("migrate")
+@click.option("--roles", is_flag=True, help="Make the roles of this journal too, or bring them up to date.")
+@click.option("--writer", "writers", multiple=True, metavar="LOGIN", help="With the roles: a login of workers, that may append and read.")
 @confirming_options
 @output_options
 @click.pass_obj
-def migrate_command(target: Target, yes: bool, dry_run: bool, output: Output) -> None:
+def migrate_command(target: Target, roles: bool, writers: tuple[str, ...], yes: bool, dry_run: bool, output: Output) -> None:
     """Create the schema, or bring it to this version.
 
     Safe to run from many places at once, and to run again: functions, folds and views are replaced as a whole. At a terminal it asks
-    before it applies a migration.
+    before it applies a migration. With --roles the login of the workers need not own the log, and cannot change it.
 
     \b
-    celery-journal --dsn postgresql://me@localhost/app migrate --dry-run
+    celery-journal --dsn postgresql://me@localhost/app migrate --roles --writer app
     """
     with target.connect() as connection:
         pending = pending_migrations(connection, target.schema)
         question = f"apply {counted(len(pending), 'migration')} to schema {target.schema}?"
         incomplete: list[str] = []
         if confirm(question, output, yes=yes or not pending, dry_run=dry_run, scripted=True):
-            pending = migrate(connection, target.schema)  # functions and views too, where nothing is pending
+            pending = _migrate(connection, target.schema, roles=roles or bool(writers), writers=writers)
             incomplete = projections_to_rebuild(connection, pending, target.schema)
         elif not dry_run:
             return
@@ -105,10 +126,26 @@ def migrate_command(target: Target, yes: bool, dry_run: bool, output: Output) ->
         return
     for migration in pending:
         click.echo(f"{'would apply' if dry_run else 'applied'} {migration.name}")
+    if not dry_run and (roles or writers):
+        with target.connect() as connection:
+            made = [role_name(connection, kind, target.schema) for kind in ("owner", "writer", "reader", "auditor", "importer")]
+        click.echo(f"roles: {', '.join(made)}")
+        if not writers:
+            click.echo(f"give the workers theirs: {command('migrate --roles --writer LOGIN')}")
     if incomplete:
-        click.echo(f"fill the new columns: celery-journal projections rebuild {' '.join(incomplete)}")
+        click.echo(f"fill the new columns: {command('projections rebuild')} {' '.join(incomplete)}")
     if not pending:
         click.echo(f"schema {target.schema} is at version {wanted_version()} already")
+
+
+def _migrate(connection: Connection, schema: str, *, roles: bool, writers: tuple[str, ...]) -> list[Migration]:
+    """Migrate; functions and views too, where nothing is pending."""
+    try:
+        return migrate(connection, schema, roles=roles, writers=writers, say=partial(click.echo, err=True))
+    except UndefinedObject as exc:
+        raise Failure(f"{exc.diag.message_primary}; make the login first: create role NAME login", 1) from exc
+    except RaiseException as exc:
+        raise Failure(f"{exc.diag.message_primary}", 1) from exc
 
 
 @main.command("sql")
@@ -125,12 +162,12 @@ def sql_command(target: Target) -> None:
 @main.command("roles")
 @click.pass_obj
 def roles_command(target: Target) -> None:
-    """Print the SQL script of the roles: owner, writer and reader.
+    """Print the SQL script of the roles: owner, writer, reader, auditor and importer. Their names say the schema and the database.
 
     \b
     celery-journal roles | psql app
     """
-    click.echo(sql.load("roles.sql", target.schema), nl=False)
+    click.echo(roles_script(target.schema), nl=False)
 
 
 @main.command("version")
@@ -156,15 +193,16 @@ def version_command(target: Target, output: Output) -> None:
 
 
 @main.command("demo")
-def demo_command() -> None:
+@click.option("--keep", is_flag=True, help="Leave database and worker running until Ctrl-C, with commands to try.")
+def demo_command(keep: bool) -> None:
     """Show the journal at work: a real database, a real worker, real tasks, in a directory that is removed afterwards.
 
     \b
-    celery-journal demo
+    celery-journal demo --keep
     """
     from celery_journal.consumers import demo
 
-    demo.run(Console())
+    demo.run(Console(), keep=keep)
 
 
 main.add_command(annotate)
@@ -173,5 +211,25 @@ main.add_command(export)
 main.add_command(import_)
 main.add_command(replay)
 main.add_command(revoke)
-for command in (doctor, explain, graph, history, listing, lost, periodic, projections, show, spool, stale, stats, tail, top):
-    main.add_command(command)
+for reading in (
+    doctor,
+    errors,
+    explain,
+    graph,
+    history,
+    listing,
+    lost,
+    periodic,
+    projections,
+    queues,
+    replays,
+    show,
+    spool,
+    stale,
+    stats,
+    status,
+    tail,
+    top,
+    workers,
+):
+    main.add_command(reading)

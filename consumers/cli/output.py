@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -66,6 +66,8 @@ class Output:
     """How this command prints."""
 
     form: Literal["text", "json", "jsonl"] = "text"
+    #: Whether lines in a pipe begin with one that names the columns.
+    header: bool = False
 
     @property
     def is_data(self) -> bool:
@@ -101,6 +103,8 @@ class Output:
             if sys.stdout.isatty():
                 _print_table(page, columns, title if counted <= TABLE_PAGE else "")
             else:
+                if self.header and counted == len(page):
+                    click.echo("\t".join(column.heading for column in columns))
                 for row in page:
                     click.echo("\t".join(_plain(column.cell(row)) for column in columns))
         if not counted and nothing:
@@ -143,6 +147,18 @@ def output_options(command: Any) -> Any:
         return command(*args, output=Output("json" if as_json_list else "jsonl" if as_json_lines else "text"), **kwargs)
 
     return with_output
+
+
+def table_options(command: Any) -> Any:
+    """Give the command --json, --jsonl and --header, for what it prints as rows."""
+
+    @click.option("--header", is_flag=True, help="In a pipe, name the columns in the first line.")
+    @output_options
+    @functools.wraps(command)
+    def with_header(*args: Any, header: bool, output: Output, **kwargs: Any) -> Any:
+        return command(*args, output=replace(output, header=header), **kwargs)
+
+    return with_header
 
 
 def confirming_options(command: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 
+from celery_journal.consumers.backend.admission import check_rights
 from celery_journal.consumers.capture.control import account
 from celery_journal.consumers.periodic import UnknownScheduler, run_now, scheduler_of
 from celery_journal.consumers.words import counted, shown
@@ -75,6 +76,7 @@ def _run(
     try:
         with target.connect() as connection:
             check_version(connection, target.schema)
+            check_rights(connection, target.schema)
             with broker_of(target.app) as broker:
                 producer = target.app.amqp.Producer(broker)
                 for entry in entries:

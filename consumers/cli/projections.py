@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from celery_journal.consumers.words import shown
 from celery_journal.journal import check_version
+from celery_journal.journal.command import command
 from celery_journal.projections import PROJECTIONS, Difference, rebuild, verify
 
 from .output import Output, confirm, confirming_options, output_options
@@ -58,7 +60,7 @@ def rebuild_command(target: Any, names: tuple[str, ...], yes: bool, dry_run: boo
                     tasks[name] = bars.add_task(name, total=total)
                 bars.update(tasks[name], completed=folded, total=total)
 
-            folded = rebuild(connection, chosen, target.schema, progress=show)
+            folded = rebuild(connection, chosen, target.schema, progress=show, say=partial(click.echo, err=True))
     if output.is_data:
         output.object({"events": folded, "seconds": round(time.monotonic() - began, 3)})
         return
@@ -88,7 +90,7 @@ def verify_command(ctx: click.Context, names: tuple[str, ...], output: Output) -
     for name, rows in verification.compared.items():
         click.echo(f"compared {rows:,} rows of {name}")
     if verification.differences:
-        click.echo(f"{len(verification.differences):,} of {verification.rows:,} rows differ; run: celery-journal projections rebuild")
+        click.echo(f"{len(verification.differences):,} of {verification.rows:,} rows differ; run: {command('projections rebuild')}")
         ctx.exit(1)
     click.echo(f"{verification.rows:,} rows compared, all identical")
 

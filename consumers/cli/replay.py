@@ -17,9 +17,10 @@ from rich.progress import Progress
 from celery_journal.consumers.capture.control import account
 from celery_journal.consumers.words import counted, listed, shown
 from celery_journal.journal import Emitter, Journal, check_version
+from celery_journal.journal.command import command
 
 from .capture import NO_BROKER
-from .choosing import app_of, broker_option, choosing_options, chosen, with_members
+from .choosing import app_of, broker_option, choosing_options, chosen, question, with_members
 from .failure import Failure
 from .output import Output, confirm, confirming_options, output_options
 
@@ -48,6 +49,7 @@ def _checked_id(_ctx: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--same-id", is_flag=True, help="Send under the same ids, not under new ones.")
 @click.option("--also-succeeded", is_flag=True, help="Also what has succeeded, or has since.")
 @click.option("--also-unfinished", is_flag=True, help="Also what has not ended.")
+@click.option("--guess-routing", is_flag=True, help="Also what nobody recorded the sending of, as this app would send it today.")
 @click.option("--rate", callback=_checked_rate, metavar="RATE", help="No faster than that: 50/s, 100/m.")
 @click.option("--reason", help="Why, for the log.")
 @click.option("--id", "replay_id", callback=_checked_id, help="A name for the replay.  [default: a new one]")
@@ -65,6 +67,7 @@ def replay(
     same_id: bool,
     also_succeeded: bool,
     also_unfinished: bool,
+    guess_routing: bool,
     rate: str | None,
     reason: str | None,
     replay_id: str | None,
@@ -93,9 +96,11 @@ def replay(
     from celery_journal.consumers.replay import INTERRUPTED, BrokerAway, Order, Record, Replay, ReplayRefused, Wishes, begin
 
     target = ctx.obj
-    if resume and (task_ids or words is not None or edits or same_id or also_succeeded or also_unfinished or reason or replay_id):
+    if resume and (
+        task_ids or words is not None or edits or same_id or also_succeeded or also_unfinished or guess_routing or reason or replay_id
+    ):
         raise click.UsageError("--resume goes on as it was begun; only --rate, --broker and --resend-doubtful can be given with it")
-    wishes = Wishes(edits, same_id, also_succeeded, also_unfinished, resend_doubtful, rate, words)
+    wishes = Wishes(edits, same_id, also_succeeded, also_unfinished, resend_doubtful, guess_routing, rate, words)
     app, journal, emitter = app_of(target, broker), Journal(target.schema), Emitter()
     try:
         with target.connect() as connection:
@@ -108,7 +113,7 @@ def replay(
             else:
                 found = chosen(connection, target.schema, task_ids, words)
                 planned = with_members(connection, target.schema, found, chords=False)
-                record = Record(Order(replay_id or uuid4().hex, wishes, account(), reason), planned)
+                record = Record(Order(replay_id or uuid4().hex, wishes, account(), reason), planned=planned)
             task = Replay(connection, journal, app, record, emitter)
             if dry_run:
                 _report(task.preview(), output, is_preview=True)
@@ -116,7 +121,8 @@ def replay(
             if not record.planned:
                 output.said(_as_object(task.preview(), is_preview=False), "no task is found")
                 return
-            if not confirm(f"{'resume' if resume else 'replay'} {counted(len(record.planned), 'task')}?", output, yes=yes, dry_run=False):
+            remark = _remark(task.preview()) if record.order.wishes.guess_routing and not yes else ""
+            if not confirm(question("resume" if resume else "replay", record.planned, remark), output, yes=yes, dry_run=False):
                 return
             if not resume:
                 begin(connection, journal, emitter, record.order, record.planned)
@@ -126,7 +132,7 @@ def replay(
     except ReplayRefused as exc:
         raise click.UsageError(str(exc)) from exc
     except BrokerAway as exc:
-        raise Failure(f"{exc}; when it is back: replay --resume {record.order.replay_id}", NO_BROKER) from exc
+        raise Failure(f"{exc}; when it is back: {command('replay --resume')} {record.order.replay_id}", NO_BROKER) from exc
     finally:
         app.backend.database.close()
     _report(summary, output)
@@ -145,6 +151,8 @@ def _report(summary: Summary, output: Output, *, is_preview: bool = False) -> No
         output.object(_as_object(summary, is_preview=is_preview))
         return
     click.echo(f"{'would send' if is_preview else 'sent'} {counted(len(summary.sent), 'task')}")
+    for way, ids in _guessed(summary).items():
+        click.echo(f"of these {counted(len(ids), 'task')} by guessed routing to {shown(way)}: {listed(ids)}")
     if summary.along:
         click.echo(f"{counted(summary.along, 'more goes', 'more go')} along with these, in their chains and chords")
     for verb, told in (("skipped", summary.skipped), ("refused", summary.refused)):
@@ -156,9 +164,25 @@ def _report(summary: Summary, output: Output, *, is_preview: bool = False) -> No
         for task_id in summary.doubtful:
             click.echo(f"  {shown(task_id)}")
     if summary.stopped:
-        click.echo(f"stopped, {summary.stopped}; {counted(summary.left, 'task is', 'tasks are')} left: replay --resume {summary.replay_id}")
+        left = counted(summary.left, "task is", "tasks are")
+        click.echo(f"stopped, {summary.stopped}; {left} left: {command('replay --resume')} {summary.replay_id}")
     elif summary.doubtful:
-        click.echo(f"to send them after all: replay --resume {summary.replay_id} --resend-doubtful")
+        click.echo(f"to send them after all: {command('replay --resume')} {summary.replay_id} --resend-doubtful")
+
+
+def _guessed(summary: Summary) -> dict[str, list[str]]:
+    """Return the tasks whose sending nobody had recorded, by where they go."""
+    found: dict[str, list[str]] = {}
+    for task_id, way in summary.guessed.items():
+        if task_id in summary.sent:
+            found.setdefault(way, []).append(shown(task_id))
+    return found
+
+
+def _remark(summary: Summary) -> str:
+    """Return what there is to know of guesses before somebody agrees."""
+    ways = (f"{len(ids):,} to {shown(way)}" for way, ids in _guessed(summary).items())
+    return f"; by guessed routing {told}" if (told := ", ".join(ways)) else ""
 
 
 def _as_object(summary: Summary, *, is_preview: bool) -> dict[str, Any]:
@@ -167,6 +191,7 @@ def _as_object(summary: Summary, *, is_preview: bool) -> dict[str, Any]:
         "dry_run": is_preview,
         "planned": summary.planned,
         "sent": [{"task_id": old, "replayed_as": new} for old, new in summary.sent.items()],
+        "guessed": [{"task_id": old, "to": way} for old, way in summary.guessed.items() if old in summary.sent],
         "along": summary.along,
         "skipped": [{"task_id": task_id, "reason": why} for task_id, why in summary.skipped],
         "refused": [{"task_id": task_id, "reason": why} for task_id, why in summary.refused],

@@ -12,10 +12,16 @@ from typing import Any
 import click
 
 from celery_journal.consumers import search
+from celery_journal.journal import Connection
 from celery_journal.projections.query import Q
+
+from .ids import whole_ids
 
 #: A word that must not hold looks like an option: `-worker:w3`.
 _NEGATED = re.compile(r"-[A-Za-z_]+(\.[^:]*)?:", re.DOTALL)
+
+#: A word that says one id or several: `root:5b24b0e6`, `-id:a1b2c3d4,e5f6a7b8`.
+_OF_IDS = re.compile(r"(-?(?:id|task_id|root|parent|group):)(.+)", re.DOTALL)
 
 #: Stands for its hyphen until click has read the options. No argument of a program can hold it.
 _HYPHEN = "\0"
@@ -53,7 +59,19 @@ def words_argument(command: Any) -> Any:
 
 def _condition(ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Q:
     ctx.meta[_WORDS] = given = [word.replace(_HYPHEN, "-", 1) if word.startswith(_HYPHEN) else word for word in words]
-    return condition_of(given)
+    condition_of(given)  # says what means nothing, before a database is asked
+    if not any(_OF_IDS.fullmatch(word) for word in given):
+        return condition_of(given)
+    with ctx.obj.connect() as connection:
+        return condition_of(with_whole_ids(connection, ctx.obj.schema, given))
+
+
+def with_whole_ids(connection: Connection, schema: str, words: Sequence[str]) -> list[str]:
+    """Return the words, with whole ids in the place of their beginnings; raise click.UsageError if several begin so."""
+    parts = [(word, _OF_IDS.fullmatch(word)) for word in words]
+    typed = list(dict.fromkeys(one for _, of_ids in parts if of_ids for one in of_ids[2].split(",") if not {"*", "?"} & set(one)))
+    whole = dict(zip(typed, whole_ids(connection, schema, typed), strict=True))
+    return [f"{of_ids[1]}{','.join(whole.get(one, one) for one in of_ids[2].split(','))}" if of_ids else word for word, of_ids in parts]
 
 
 def is_told(ctx: click.Context, *keys: str) -> bool:

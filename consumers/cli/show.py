@@ -7,15 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
+from celery import states
 from rich.text import Text
 
 from celery_journal.consumers.chronicle import remark_on
 from celery_journal.consumers.contents import Unreadable
 from celery_journal.consumers.dossier import Dossier, flat
+from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.words import duration, shown
 from celery_journal.journal import check_version
-from celery_journal.projections import TaskAttempt, TaskResult
+from celery_journal.journal.command import command
+from celery_journal.projections import ChordPart, TaskAttempt, TaskResult
 
+from .ids import whole_id
 from .output import Output, as_json, console, output_options
 from .styles import style_of
 
@@ -36,13 +40,14 @@ NAMED = 20
 def show(ctx: click.Context, subject: str, output: Output) -> None:
     """Show all that is known of a task: arguments, result, traceback, message, runs; also of a group, a chord or a worker.
 
-    Times are in UTC. Exit code 1 if the journal never heard of it.
+    The beginning of an id does. Times are in UTC. Exit code 1 if the journal never heard of it.
 
     \b
     celery-journal show 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e
     """
     with ctx.obj.connect() as connection:
         check_version(connection, ctx.obj.schema)
+        subject = whole_id(connection, ctx.obj.schema, subject)
         dossier = Dossier.of(connection, subject, ctx.obj.schema)
     if output.is_data:
         output.object(dossier.as_dict())
@@ -59,10 +64,10 @@ def _sections(found: Dossier) -> Iterator[Section]:
         yield from _of_task(found, found.task)
     elif found.events:
         kinds = ", ".join(dict.fromkeys(recorded.event.kind for recorded in found.events))
-        yield f"{found.id}", [("in the log", kinds), ("in the views", "nothing; celery-journal history tells what there was")]
+        yield f"{found.id}", [("in the log", kinds), ("in the views", f"nothing; {command('history')} tells what there was")]
     if found.chord:
         yield f"chord {found.id} {found.chord.state}", _fields(found.chord.as_dict(), {"group_id", "state", "sub_tasks"})
-        yield "returned", ((part.task_id, part.status) for part in found.parts[:NAMED])
+        yield "returned", ((part.task_id, _with_error(part.status, part)) for part in found.parts[:NAMED])
     if found.group:
         yield f"group {found.id}", _fields(found.group.as_dict(), {"group_id", "members", "result", "content_type", "content_encoding"})
     if found.members:
@@ -71,24 +76,31 @@ def _sections(found: Dossier) -> Iterator[Section]:
         state = "alive" if found.worker.alive else "offline" if found.worker.offline else "silent"
         yield f"worker {found.id} {state}", _fields(found.worker.as_dict(), {"worker", "alive", "offline"})
         yield f"has at the moment ({len(found.running):,})", ((task.task_id, _state(task)) for task in found.running[:NAMED])
-    yield "people", ((_written(at), remark_on(act)) for at, act in found.actions)
+    yield "people", ((_written(one.recorded_at), remark_on(act, one.recorded_by)) for one, act in found.actions)
 
 
 def _of_task(found: Dossier, task: TaskResult) -> Iterator[Section]:
     values = found.values()
-    yield f"task {found.id} {task.status}", _fields(task.as_dict(), {"task_id", "status", *_DECODED})
+    error = [("error", _error(task))] if _error(task) else []
+    yield f"task {found.id} {task.status}", [*error, *_fields(task.as_dict(), {"task_id", "status", *_DECODED})]
     lineage = [("replay of", found.lineage.replay_of), *(("replayed as", new) for new in found.lineage.replayed_as)]
     yield "replays", ((name, value) for name, value in lineage if value is not None)
     kwargs = values["kwargs"]
-    named = kwargs.items() if isinstance(kwargs, dict) else [("**", kwargs)] if kwargs is not None else []
+    named = kwargs.items() if isinstance(kwargs, dict) else [_unplaced("**", kwargs)] if kwargs is not None else []
     args = values["args"]
-    placed = enumerate(args) if isinstance(args, list | tuple) else [("*", args)] if args is not None else []
+    placed = enumerate(args) if isinstance(args, list | tuple) else [_unplaced("*", args)] if args is not None else []
     yield "arguments", ((str(name), _as_written(value)) for name, value in (*placed, *named))
     yield "result", [("", line) for line in _lines(values["result"])] if task.result is not None else []
     yield "traceback", (("", line) for line in (task.traceback or "").splitlines())
     yield "meta", flat(values["meta"])
     yield "message", flat(found.message())
     yield "runs", ((f"attempt {run.attempt}", _run(run)) for run in found.attempts)
+
+
+def _unplaced(name: str, value: object) -> tuple[str, object]:
+    """Return what stands for all arguments; where it is a text, only what they look like is known."""
+    is_text = isinstance(value, str) and not isinstance(value, Unreadable)
+    return (f"{name} as text", Unreadable(value)) if is_text else (name, value)
 
 
 def _run(run: TaskAttempt) -> str:
@@ -104,7 +116,15 @@ def _run(run: TaskAttempt) -> str:
 
 
 def _state(task: TaskResult) -> str:
-    return " ".join(filter(None, (task.status, task.task_name, task.worker and f"on {task.worker}")))
+    return _with_error(" ".join(filter(None, (task.status, task.task_name, task.worker and f"on {task.worker}"))), task)
+
+
+def _with_error(told: str, one: TaskResult | ChordPart) -> str:
+    return ": ".join(filter(None, (told, _error(one))))
+
+
+def _error(one: TaskResult | ChordPart) -> str | None:
+    return error_of(one) if one.status in states.EXCEPTION_STATES else None
 
 
 def _fields(fields: dict[str, Any], without: set[str]) -> Iterator[tuple[str, object]]:

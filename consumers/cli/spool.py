@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from celery_journal.consumers.drain import drain
-from celery_journal.consumers.spool import SpoolStatus, default_directory, spool_of, spools_in
+from celery_journal.consumers.spool import Spool, SpoolStatus, beside, default_directory, spool_of, spools_in
 from celery_journal.consumers.words import counted, duration, shown
 from celery_journal.journal import Journal, check_version
+from celery_journal.journal.command import command
 
 from .failure import Failure
 from .output import Column, Output, confirm, confirming_options, output_options
@@ -41,7 +42,7 @@ COLUMNS = (
 def spool(ctx: click.Context, directory: Path | None, output: Output) -> None:
     """Show what waits on this machine for a database that was away: of the journal given, or else of all.
 
-    JSON has the reasons of what was refused.
+    A spool is found by the words that name the database: localhost and 127.0.0.1 have two. JSON has the reasons of what was refused.
 
     \b
     celery-journal spool --json
@@ -53,7 +54,10 @@ def spool(ctx: click.Context, directory: Path | None, output: Output) -> None:
     with _readable(directory):
         spools = [spool_of(ctx.obj.location, ctx.obj.schema, directory)] if ctx.obj.given else spools_in(directory)
         found = [(spool.status(), spool.reasons()) for spool in spools]
+        others = beside(spools[0]) if ctx.obj.given and not found[0][0].waiting else []
     output.rows(found, COLUMNS, lambda one: _as_object(*one), nothing=f"there is no spool in {shown(directory)}")
+    if others:
+        _tell_others(spools[0], others)
 
 
 @spool.command("drain")
@@ -73,9 +77,11 @@ def drain_command(ctx: click.Context, yes: bool, dry_run: bool, output: Output) 
         check_version(connection, target.schema)
         spool = spool_of(target.location, target.schema, directory)
         waiting = spool.status().waiting
+        others = [] if waiting else beside(spool)
         if not confirm(f"append {counted(waiting, 'event')}?", output, yes=yes or not waiting, dry_run=dry_run, scripted=True):
             if dry_run:
                 output.said({"would_append": waiting}, f"would append {counted(waiting, 'event')}")
+                _tell_others(spool, others)
             return
         drained = drain(spool, Journal(target.schema), lambda work: work(connection))
         refused = spool.status().refused
@@ -90,11 +96,23 @@ def drain_command(ctx: click.Context, yes: bool, dry_run: bool, output: Output) 
         click.echo("another process drains the spool at the moment")
     else:
         click.echo(f"{counted(drained.recorded, 'event')} left the spool")
+    _tell_others(spool, others)
     if refused and not output.is_data:
         were = counted(refused, "event was", "events were")
-        click.echo(f"{were} refused, now or before; run: celery-journal spool --json")
+        click.echo(f"{were} refused, now or before; run: {command('spool --json')}")
     if drained and drained.refused:
         ctx.exit(1)
+
+
+def _tell_others(spool: Spool, others: list[SpoolStatus]) -> None:
+    """Say on standard error where else something waits, if it does: the same database may have been named with other words."""
+    if others and not spool.exists:
+        nothing = f"no spool is kept here for {shown(spool.place)}, schema {shown(spool.schema)}"
+        click.echo(f"{nothing}; a spool is found by host, port, database and schema as they are written", err=True)
+    for other in others:
+        told = [f"{counted(other.waiting, 'event')} waiting"] if other.waiting else []
+        told += [f"{counted(other.refused, 'event')} refused"] if other.refused else []
+        click.echo(f"for {shown(other.place)}, schema {shown(other.schema)}: {', '.join(told)}", err=True)
 
 
 def _as_object(status: SpoolStatus, reasons: list[tuple[int, float, str]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from celery_journal.consumers.stale import StaleTask, get_stale_tasks
 from celery_journal.consumers.words import duration, shown
 from celery_journal.journal import check_version
 
-from .output import Column, Output, output_options
+from .output import Column, Output, table_options
 from .styles import style_of
 
 COLUMNS = (
@@ -39,7 +39,7 @@ def _units(command: Any) -> Any:
 @_units
 @click.option("--terminal-state", "states", multiple=True, metavar="STATE", help="Count this state as an end; may be repeated.")
 @click.option("--scheduled", is_flag=True, help="Only tasks whose eta has passed by more than that, and that have not started.")
-@output_options
+@table_options
 @click.pass_context
 def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, output: Output, **units: int | None) -> None:
     """List the tasks that were sent longer ago than an hour, or than you say, and have not ended. Exit code 1 if there are any.

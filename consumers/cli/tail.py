@@ -18,6 +18,7 @@ from celery_journal.consumers.contents import LINE, cut
 from celery_journal.consumers.tail import LOOKED_THROUGH, Found, Tail
 from celery_journal.consumers.words import shown
 from celery_journal.journal import Connection, RecordedEvent
+from celery_journal.journal.command import command
 from celery_journal.projections import Q
 
 from .interrupts import Interruption, until_interrupted
@@ -75,7 +76,7 @@ def _facts(
         with interruption.waiting():
             found = tail_of(lasting.connection).last(lines)
         if not found.is_all:
-            _say(f"only the last {LOOKED_THROUGH:,} facts were looked through; for older tasks: celery-journal list")
+            _say(f"only the last {LOOKED_THROUGH:,} facts were looked through; for older tasks: {command('list')}")
         while True:
             for recorded in found.facts:
                 if interruption.is_asked_for:
@@ -93,7 +94,14 @@ def _facts(
 def _cells(recorded: RecordedEvent) -> tuple[object, ...]:
     event = recorded.event
     at = f"{event.occurred_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]
-    return at, event.kind, event.stream, getattr(event, "name", None), getattr(event, "worker", None), cut(remark_on(event), LINE)
+    return (
+        at,
+        event.kind,
+        event.stream,
+        getattr(event, "name", None),
+        getattr(event, "worker", None),
+        cut(remark_on(event, recorded.recorded_by), LINE),
+    )
 
 
 def _line(recorded: RecordedEvent) -> Text:
@@ -124,5 +132,6 @@ def _as_object(recorded: RecordedEvent) -> dict[str, Any]:
         "attempt": event.attempt,
         "source": event.source,
         **{name: getattr(event, name) for name in names if getattr(event, name, None) is not None},
-        "remark": remark_on(event),
+        "recorded_by": recorded.recorded_by,
+        "remark": remark_on(event, recorded.recorded_by),
     }

@@ -10,12 +10,11 @@ from urllib.parse import quote, urlencode
 import click
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal.consumers import embedded
 from celery_journal.consumers.options import Options, locate
-from celery_journal.journal import Connection, DsnUnreadable, connect
+from celery_journal.journal import Connection, connect
+from celery_journal.journal.dsn import parts_of
 
 
 class Target:
@@ -70,10 +69,7 @@ class Target:
         location = self.location
         if isinstance(location, Path):
             return f"journal+embedded://{location}"
-        try:
-            parts = conninfo_to_dict(location)
-        except ProgrammingError:  # from nothing: libpq quotes what it cannot read, and that may be the password
-            raise DsnUnreadable("the DSN cannot be read; write it as postgresql://user@host:port/database") from None
+        parts = parts_of(location)
         password, user = parts.pop("password", None), parts.pop("user", None) or (getpass.getuser() if "password" in parts else None)
         account = ":".join(quote(str(part), safe="") for part in (user, password) if part) + "@" if user else ""
         return f"journal+postgresql://{account}/?{urlencode(parts, quote_via=quote)}"

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC
-from typing import Any
 
 import click
 from rich.console import Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from celery_journal.consumers.stats import Share, Snapshot, snapshot
-from celery_journal.consumers.words import counted, duration, shown
-from celery_journal.journal import Connection, check_version
+from celery_journal.consumers.words import counted, duration, listed, shown
+from celery_journal.journal import check_version
 
-from .interrupts import until_interrupted
-from .lasting import LastingConnection
 from .output import Output, console, output_options
 from .spans import Seconds
 from .styles import style_of
+from .watching import keep_drawing
 
 #: Lines of each table on a terminal.
 LINES = 8
@@ -40,14 +35,14 @@ WINDOW = 60.0
 @output_options
 @click.pass_context
 def top(ctx: click.Context, interval: float, window: float, once: bool, output: Output) -> None:
-    """Show what waits and runs, and how much ends a second, by name, state, worker and queue, until Ctrl-C.
+    """Show what waits and runs, and how much ends a second, by name, state, worker and queue, until Ctrl-C or `q`.
 
     \b
     celery-journal top --interval 1
     """
     target = ctx.obj
     if sys.stdout.isatty() and not once and not output.is_data:
-        _watch(target, interval, window)
+        keep_drawing(target, interval, lambda connection: snapshot(connection, window, target.schema), _drawn)
         return
     with target.connect() as connection:
         check_version(connection, target.schema)
@@ -58,28 +53,6 @@ def top(ctx: click.Context, interval: float, window: float, once: bool, output: 
         console().print(_drawn(seen))
     else:
         _print(seen)
-
-
-def _watch(target: Any, interval: float, window: float) -> None:
-    """Draw what goes on again and again; what was seen last stays while the database is away."""
-    drawn = Group()
-
-    def look(connection: Connection) -> Snapshot:
-        return snapshot(connection, window, target.schema)
-
-    def say(text: str) -> None:
-        live.update(Group(Text(text, style="bold red"), drawn), refresh=True)
-
-    with (
-        closing(LastingConnection(target, say)) as lasting,
-        until_interrupted() as interruption,
-        Live(console=console(), screen=True, auto_refresh=False) as live,
-        interruption.waiting(),
-    ):
-        while True:
-            drawn = _drawn(lasting.ask(look))
-            live.update(drawn, refresh=True)
-            time.sleep(interval)
 
 
 def _drawn(seen: Snapshot) -> Group:
@@ -96,15 +69,18 @@ def _table(seen: Snapshot, what: str, shares: list[Share], width: int) -> Table:
     for _, heading in itertools.compress(_HEADINGS, there_is_room):
         table.add_column(heading, justify="right", no_wrap=True, min_width=8)
     for share in shares[:LINES]:
-        style = style_of(share.key) if what == "state" else ""
-        table.add_row(Text(shown(share.key), style=style), *itertools.compress(_numbers(seen, share), there_is_room))
+        is_gone = what == "worker" and share.key in seen.gone
+        style = style_of(share.key) if what == "state" else "bold red" if is_gone else ""
+        table.add_row(
+            Text(shown(share.key) + (" (gone)" if is_gone else ""), style=style), *itertools.compress(_numbers(seen, share), there_is_room)
+        )
     if len(shares) > LINES:
         table.add_row(Text(f"and {len(shares) - LINES:,} more", style="dim"))
     return table
 
 
 #: The columns of a terminal, from that width on.
-_HEADINGS = ((0, "waiting"), (0, "running"), (80, "ended"), (60, "a second"), (0, "failed"), (80, "took"))
+_HEADINGS = ((0, "waiting"), (0, "running"), (80, "ended"), (60, "a second"), (0, "failed"), (80, "took"), (60, "oldest"))
 
 
 def _numbers(seen: Snapshot, share: Share) -> Iterator[str]:
@@ -112,14 +88,20 @@ def _numbers(seen: Snapshot, share: Share) -> Iterator[str]:
     yield f"{seen.rate(share):.2f}"
     yield f"{share.failed:,}"
     yield "" if share.run_time is None else duration(share.run_time)
+    age = seen.oldest.get(share.key) if share.what == "queue" else None
+    yield "" if age is None else duration(age)
 
 
 def _summary(seen: Snapshot) -> str:
     one = seen.everything
     return (
-        f"{seen.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC  {counted(seen.workers, 'worker')} alive  {one.waiting:,} waiting  "
+        f"{seen.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC  {counted(seen.workers, 'worker')} alive{_gone(seen)}  {one.waiting:,} waiting  "
         f"{one.running:,} running  in {duration(seen.seconds)}: {one.ended:,} ended, {seen.rate(one):.2f} a second, {one.failed:,} failed"
     )
+
+
+def _gone(seen: Snapshot) -> str:
+    return f", {len(seen.gone):,} gone: {shown(listed(sorted(seen.gone)))}" if seen.gone else ""
 
 
 def _print(seen: Snapshot) -> None:

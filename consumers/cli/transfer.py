@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, get_args
 from uuid import uuid4
@@ -14,7 +15,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 from kombu.serialization import registry
-from kombu.utils.url import maybe_sanitize_url
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -27,6 +27,8 @@ from celery_journal.consumers.transfer.settled import Settled
 from celery_journal.consumers.transfer.sheet import View, sheet
 from celery_journal.consumers.words import counted, shown
 from celery_journal.journal import Connection, Journal, check_version
+from celery_journal.journal.command import command
+from celery_journal.journal.dsn import redact_url
 from celery_journal.projections.query import Q
 
 from .failure import Failure
@@ -86,7 +88,7 @@ def export(ctx: click.Context, condition: Q, form: str, view: View | None, path:
     if path is not None:
         click.echo(f"exported {counted(found, what)} to {shown(path)}", err=True)
     if left_out:
-        click.echo(f"not in it: {counted(left_out, 'event')} behind a transaction that is still open; see: celery-journal doctor", err=True)
+        click.echo(f"not in it: {counted(left_out, 'event')} behind a transaction that is still open; see: {command('doctor')}", err=True)
     if chosen is not None and not found:
         click.echo("no task is found by these words", err=True)
         ctx.exit(1)
@@ -152,7 +154,7 @@ def import_(
         raise click.UsageError("--accept, --serializer, --key-prefix and --timezone are for another result backend; say --from as well")
     if source == "-" and not (yes or dry_run):
         raise click.UsageError("standard input is the file, so there is nobody to ask; say --yes or --dry-run as well")
-    where = "standard input" if source == "-" else _without_password(source) if backend else source
+    where = "standard input" if source == "-" else redact_url(source, "the other result backend") if backend else source
     with target.connect() as connection:
         check_version(connection, target.schema)
         if not (dry_run or confirm(f"import {shown(where)} into the journal?", output, yes=yes, dry_run=False)):
@@ -196,6 +198,8 @@ def _restore(connection: Connection, journal: Journal, source: str, output: Outp
                 "known": restored.known,
                 "conflicting": restored.conflicting,
                 "conflicts": restored.examples,
+                "refused": restored.refused,
+                "refusals": restored.reasons,
                 "dry_run": dry_run,
                 "broken": broken,
             }
@@ -205,9 +209,13 @@ def _restore(connection: Connection, journal: Journal, source: str, output: Outp
         click.echo(f"{verb} {counted(restored.new, 'event')}; {restored.known:,} known already, {restored.conflicting:,} conflicting")
         for event_id in restored.examples:
             click.echo(f"conflicting: {event_id} is in the log with other content, which stands")
+        if restored.refused:
+            click.echo(f"{counted(restored.refused, 'event makes', 'events make')} no sense, and the log does not take them:")
+        for reason in restored.reasons:
+            click.echo(f"refused: {reason}")
     if broken is not None:
         raise Failure(broken, 1)
-    return not restored.conflicting
+    return not (restored.conflicting or restored.refused)
 
 
 def _take_over(past: Iterator[foreign.Taken], output: Output, *, dry_run: bool) -> bool:
@@ -238,14 +246,6 @@ def _look_through(file: BinaryIO, show: Callable[[int], None]) -> None:
     file.seek(beginning)
 
 
-def _without_password(url: str) -> str:
-    """Return where the URL leads; passwords may also stand in its query."""
-    try:
-        return str(maybe_sanitize_url(url.partition("?")[0]))
-    except ValueError:  # it cannot be read, and whoever connects there will say so
-        return "the other result backend"
-
-
 def _opened(source: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb")
 
@@ -267,6 +267,7 @@ def _destination(path: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    _refuse_trap(path)
     path = path.resolve()
     try:
         if path.exists() and not path.is_file():  # a pipe or a device
@@ -275,8 +276,9 @@ def _destination(path: Path | None) -> Iterator[BinaryIO]:
             return
         partial = path.with_name(f".{path.name}.{uuid4().hex}.part")
         try:
-            with partial.open("xb") as file:
-                if path.exists():
+            # What people's tasks return is for nobody else's eyes; of a file that is there, its owner has decided.
+            with open(partial, "xb", opener=_private) as file:
+                if path.exists() and path.stat().st_uid == os.geteuid():
                     shutil.copymode(path, partial)
                 yield file
                 file.flush()
@@ -286,6 +288,18 @@ def _destination(path: Path | None) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
     except OSError as exc:
         raise Failure(f"{shown(path)} cannot be written: {exc.strerror or exc}", 1) from exc
+
+
+def _refuse_trap(path: Path) -> None:
+    """Raise Failure where another user has put something, such as a link, that leads what is written elsewhere."""
+    with suppress(OSError):  # it is not there, or cannot be reached, which is said when it is written
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+            raise Failure(f"{shown(path)} is a link or a pipe of another user; name another file", 1)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 @contextmanager

@@ -28,8 +28,11 @@ FOREIGN_VARIABLES = {"APP", "BROKER_URL", "CONFIG_MODULE", "LOADER", "RESULT_BAC
 WIDTH = 100
 
 
-def run(console: Console) -> None:
-    """Run the demo; raise DemoFailed or DatabaseUnreachable if it cannot go on. It leaves nothing behind either way."""
+def run(console: Console, *, keep: bool = False) -> None:
+    """Run the demo; raise DemoFailed or DatabaseUnreachable if it cannot go on. It leaves nothing behind either way.
+
+    With `keep` its database and a worker run until a signal arrives, to be looked at by commands that it names.
+    """
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     began = time.monotonic()
     with ExitStack() as stack:
@@ -53,6 +56,11 @@ def run(console: Console) -> None:
         show.refusals(console, connection, work.retried)
         worker.stop()
         rows = _prove(connection, console)
+        if keep:
+            with interrupts.held():
+                stack.enter_context(running(directory))
+            show.commands(console, directory, work)
+            interrupts.wait()
         with console.status("removing everything"):
             stack.close()
     show.say(console, "", f"Done in {time.monotonic() - began:.0f} s; nothing is left running or on the disk.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -33,6 +34,13 @@ def held() -> Iterator[None]:
         _handle_by(_raise)
         for signum in arrived[:1]:
             _raise(signum, None)
+
+
+def wait() -> None:
+    """Return when a signal has arrived."""
+    with suppress(KeyboardInterrupt, SystemExit):
+        while True:
+            time.sleep(3600)
 
 
 def ignore() -> None:

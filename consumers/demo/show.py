@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import groupby, pairwise
+from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -24,7 +25,7 @@ from celery_journal.journal.events import ChordPartReturned, ChordUnlocked, Even
 from celery_journal.projections import ChordCounter
 from celery_journal.projections import GroupResult as GroupRow
 
-from .tasks import app
+from .tasks import DIRECTORY, app
 from .work import Work
 from .worker import DemoFailed
 
@@ -51,6 +52,21 @@ def table(console: Console, *columns: str, rows: Iterable[Sequence[object]]) -> 
     for row in rows:
         shown.add_row(*(Text(str(cell)) for cell in row))
     console.print(shown)
+
+
+def commands(console: Console, directory: Path, work: Work) -> None:
+    """Show what can be typed while it runs."""
+    step(console, "Try it", "The database and a worker of the demo run until Ctrl-C; then everything is removed. In another terminal:")
+    dsn = f"celery-journal --dsn embedded://{directory / 'journal'}"
+    say(
+        console,
+        "",
+        f"{dsn} list",
+        f"{dsn} explain {work.broken_chord.id}",
+        f"{dsn} graph {work.chord.id}",
+        f"{dsn} errors",
+        f"{DIRECTORY}={directory} celery -A celery_journal.consumers.demo.tasks journal replay --filter state:FAILURE --dry-run",
+    )
 
 
 def results(console: Console, connection: Connection, work: Work) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from celery import states
 
 from celery_journal import sql
 from celery_journal.consumers.words import duration, listed, moment, shown
@@ -14,9 +16,16 @@ from celery_journal.journal.events import GroupDeleted, GroupExpired, TaskErased
 
 from .known import Chord, Known, Reader, Row
 from .task import tell_clocks, tell_task
+from .unsent import unsent_step
 
 #: Members of a chord or a group that are named.
 NAMED = 10
+
+#: How many wait for each other at most, for their causes to be told.
+DEEPEST = 10
+
+#: The states of a task that does nothing at the moment.
+_WAITING = frozenset({states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +33,7 @@ class Explanation:
     """Why something is where it is; `str()` is the text."""
 
     id: str
-    #: `task`, `body` (of a chord that is still open), `chord`, `group`, `worker`, `forgotten` or `unknown`.
+    #: `task`, `body` (of a chord that is still open), `unsent` (a step of a chain), `chord`, `group`, `worker`, `forgotten` or `unknown`.
     kind: str
     #: The Celery state of a task; whether a chord is open, unlocked or failed.
     state: str | None
@@ -32,24 +41,62 @@ class Explanation:
     sentences: tuple[str, ...]
     #: What the sentences are made of.
     facts: dict[str, Any] = field(default_factory=dict)
+    #: What it waits for and does not run, if that is known; it says more.
+    blocker: str | None = None
+    #: What there is to say of that, and of what that waits for in turn, the cause last.
+    causes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join(self.sentences)
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """The sentences, and on a line of its own what there is to say of each that it waits for."""
+        behind = enumerate(self.causes.items())
+        return [
+            *self.sentences,
+            *(f"{shown(one)}, which {'that' if place else 'it'} waits for: {' '.join(told)}" for place, (one, told) in behind),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain data, as `--json` prints it."""
-        return {"id": self.id, "kind": self.kind, "state": self.state, "sentences": list(self.sentences), "facts": _plain(self.facts)}
+        causes = [{"id": blocker, "sentences": list(sentences)} for blocker, sentences in self.causes.items()]
+        told = {"id": self.id, "kind": self.kind, "state": self.state, "sentences": list(self.sentences)}
+        return {**told, "causes": causes, "facts": _plain(self.facts)}
 
 
 def explain(connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHEMA) -> Explanation:
-    """Return why the task, the chord or the group of that id is where it is, by the journal and the clock of its database."""
+    """Return why the task, the chord or the group of that id is where it is, by the journal and the clock of its database.
+
+    Where it waits for others, also why the first of them that does not run is where it is, and so on to the cause.
+    """
+    told = _explain(connection, subject, schema)
+    causes: dict[str, tuple[str, ...]] = {}
+    blocker = told.blocker
+    while blocker is not None and blocker not in {subject, *causes} and len(causes) < DEEPEST:
+        behind = _explain(connection, blocker, schema)
+        if behind.kind == "unknown":  # which the sentence before has said
+            break
+        causes[blocker] = behind.sentences
+        blocker = behind.blocker
+    return replace(told, causes=causes)
+
+
+def _explain(connection: Connection, subject: str, schema: str) -> Explanation:
     known = Reader(connection, schema).known(subject)
+    is_marked_only = known.body_of is None and known.task is not None and not _is_heard_of(known.task)
+    if (known.task is None or is_marked_only) and (step := unsent_step(connection, subject, schema)) is not None:
+        lost = f"It is lost: {known.task['lost_reason']}." if known.task and known.task["lost_reason"] else None
+        facts = {"number": step.number, "before": asdict(step.before), "before_number": step.before_number, "task": known.task}
+        blocker = step.before.id if step.before.state in _WAITING or step.before.kind != "task" else None
+        return _explanation(known, "unsent", "PENDING", [step.sentence, lost], facts, blocker)
     if known.task is not None and _is_of_a_task(known):
         return _task(known)
     if known.body_of is not None:
         lost = f"It is lost: {known.task['lost_reason']}." if known.task and known.task["lost_reason"] else None
         waits = f"It is the body of a chord, and is sent when all parts have returned: {_waits(known.body_of)}.{_unsent(known.body_of)}"
-        return _explanation(known, "body", "PENDING", [waits, lost], {"chord": known.body_of.row, "missing": known.body_of.missing})
+        facts = {"chord": known.body_of.row, "missing": known.body_of.missing}
+        return _explanation(known, "body", "PENDING", [waits, lost], facts, _blocker(known.body_of.missing))
     if known.chord is not None:
         return _chord(known, known.chord)
     if known.group is not None:
@@ -61,7 +108,12 @@ def explain(connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHE
     if known.members:
         listed = _named(known.members)
         return _explanation(
-            known, "group", None, [f"It is a group of which these tasks have not ended: {listed}."], {"members": known.members}
+            known,
+            "group",
+            None,
+            [f"It is a group of which these tasks have not ended: {listed}."],
+            {"members": known.members},
+            _blocker(known.members),
         )
     told = [
         "It was never heard of: neither a task, nor the body of a chord, nor a group has that id.",
@@ -72,8 +124,11 @@ def explain(connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHE
 
 def _is_of_a_task(known: Known) -> bool:
     """Return whether the row is more than the mark that the body of a chord is lost."""
-    task = known.task or {}
-    return known.body_of is None or task["name"] is not None or task["worker"] is not None or task["state"] != "PENDING"
+    return known.body_of is None or _is_heard_of(known.task or {})
+
+
+def _is_heard_of(task: Row) -> bool:
+    return task["name"] is not None or task["worker"] is not None or task["state"] != "PENDING"
 
 
 def _task(known: Known) -> Explanation:
@@ -98,7 +153,8 @@ def _chord(known: Known, chord: Chord) -> Explanation:
             told = f"It is a chord, which has failed: {row['failed']} of its parts did not succeed, or its body {body} could not be sent."
         case _:
             told = f"It is a chord: {_waits(chord)}. Its body is {body or 'not known by an id'}.{_unsent(chord)}"
-    return _explanation(known, "chord", row["state"], [told], {"chord": row, "missing": chord.missing})
+    blocker = _blocker(chord.missing) if row["state"] == "open" else None
+    return _explanation(known, "chord", row["state"], [told], {"chord": row, "missing": chord.missing}, blocker)
 
 
 def _waits(chord: Chord) -> str:
@@ -120,7 +176,7 @@ def _unsent(chord: Chord) -> str:
 def _group(known: Known, members: list[str]) -> Explanation:
     left = [member for member in known.members if member["state"] not in {"SUCCESS", "FAILURE", "REVOKED", "IGNORED"}]
     told = f"It is a saved group of {len(members)}: " + (f"{len(left)} have not ended: {_named(left)}." if left else "all have ended.")
-    return _explanation(known, "group", None, [told], {"group": known.group, "members": known.members})
+    return _explanation(known, "group", None, [told], {"group": known.group, "members": known.members}, _blocker(left))
 
 
 def _worker(known: Known, row: Row) -> Explanation:
@@ -162,8 +218,19 @@ def _state(member: Row) -> str:
     return state + (f" on {member['worker']}" if member["worker"] else "") + (", lost" if member["lost"] else "")
 
 
-def _explanation(known: Known, kind: str, state: str | None, told: Sequence[str | None], facts: dict[str, Any]) -> Explanation:
-    return Explanation(known.id, kind, state, tuple(shown(sentence) for sentence in told if sentence), {"now": known.now, **facts})
+def _blocker(members: list[Row]) -> str | None:
+    """Return the first of the members that is lost, or else of those that do nothing at the moment, or of which nobody has heard."""
+    for is_it in (lambda one: one["lost"], lambda one: one["state"] in _WAITING, lambda one: one["state"] is None):
+        if (blocker := next((member["task_id"] for member in members if is_it(member)), None)) is not None:
+            return str(blocker)
+    return None
+
+
+def _explanation(
+    known: Known, kind: str, state: str | None, told: Sequence[str | None], facts: dict[str, Any], blocker: str | None = None
+) -> Explanation:
+    sentences = tuple(shown(sentence) for sentence in told if sentence)
+    return Explanation(known.id, kind, state, sentences, {"now": known.now, **facts}, blocker)
 
 
 def _plain(value: Any) -> Any:

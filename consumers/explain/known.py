@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from celery_journal import sql
 from celery_journal.journal import Connection, Journal, RecordedEvent
 from celery_journal.journal.codec import escape
-from celery_journal.journal.events import Event
+from celery_journal.journal.events import Event, TaskReplayed
 
 E = TypeVar("E", bound=Event)
 
@@ -48,6 +48,8 @@ class Known:
     body_of: Chord | None
     group: Row | None
     members: list[Row]
+    #: How the task stands as which it was sent again last; None where nobody has heard of that.
+    copy: Row | None
 
     def last(self, kind: type[E], attempt: int | None = None) -> tuple[E, datetime] | None:
         """Return the last fact of that kind (of an attempt), and when the database heard of it."""
@@ -55,6 +57,10 @@ class Known:
             if isinstance(recorded.event, kind) and attempt in {None, recorded.event.attempt}:
                 return recorded.event, recorded.recorded_at
         return None
+
+    def all_of(self, kind: type[E]) -> list[E]:
+        """Return every fact of that kind, in the order of the log."""
+        return [recorded.event for recorded in self.events if isinstance(recorded.event, kind)]
 
 
 class Reader:
@@ -86,13 +92,15 @@ class Reader:
         workers = {row["worker"]: row for row in self.rows("workers", workers=[escape(name) for name in names])}
         queue = attempts[-1]["queue"] if attempts else task["queue"] if task else None
         consumers, ahead = None, 0
-        if task is not None and task["date_done"] is None and queue is not None:
+        waits = any(run["status"] == "PENDING" and run["worker"] is None for run in attempts)  # also one that has ended and was sent again
+        if task is not None and queue is not None and (task["date_done"] is None or waits):
             consumers = self.one("consumers", queue=queue)
             ahead = (self.one("ahead", queue=queue, sent=task["date_sent"]) or {"count": 0})["count"]
         (of_body,) = (self.one("chord of body", id=key) or {"": None}).values()
         members = [] if task else self.rows("open members", id=key)
         if group is not None:
             members = self._states(group["members"] or [])
+        copies = [one.event.task_id for one in events if isinstance(one.event, TaskReplayed) and one.event.task_id not in {None, subject}]
         return Known(
             id=subject,
             now=(self.one("now") or {})["clock_timestamp"],
@@ -106,6 +114,7 @@ class Reader:
             body_of=self._chord(of_body) if of_body is not None else None,
             group=group,
             members=members,
+            copy=next((self.one("task", id=escape(copy)) for copy in reversed(copies)), None),
         )
 
     def _chord(self, group_id: str) -> Chord | None:
@@ -120,8 +129,8 @@ class Reader:
 
     def _unsent(self, group_id: str, members: dict[str, bool], unheard: list[str]) -> list[str]:
         """Return those of the members that should have been sent, and were not. One with others before it may have to wait for them."""
-        sized = self.one("sized", id=group_id)
-        if sized is not None and not sized["is_sized"]:
+        query = sql.query("explain.sql", "sized", self._schema)
+        if not any(row["is_sized"] for row in Journal(self._schema).look(self._connection, query, {"id": group_id})):
             return unheard
         first = [task_id for task_id, is_first in members.items() if is_first]
         is_tracked = any(member["date_sent"] for member in self._states(first))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 from celery import states
 
+from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.replay.lineage import origin_of
-from celery_journal.consumers.words import counted, duration, moment
+from celery_journal.consumers.request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD
+from celery_journal.consumers.routing import way_of
+from celery_journal.consumers.words import counted, duration, moment, ordinal, who
+from celery_journal.journal.command import command
 from celery_journal.journal.events import (
     OperatorActed,
     TaskFailed,
     TaskProgress,
     TaskReceived,
     TaskRejected,
+    TaskReplaced,
     TaskReplayed,
     TaskRetried,
     TaskRevoked,
@@ -30,7 +35,11 @@ from .known import Known, Row
 #: Clocks that differ by less than this agree: facts take their time to the database.
 AGREEMENT = timedelta(seconds=2)
 
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+#: A run that has not ended.
+_OPEN = {states.PENDING, states.RECEIVED, states.STARTED}
+
+#: A run that has put another task in its place.
+REPLACED = TaskReplaced.model_fields["state"].default
 
 
 def tell_task(known: Known) -> Iterator[str]:
@@ -42,7 +51,7 @@ def tell_task(known: Known) -> Iterator[str]:
         case states.FAILURE:
             yield f"It has failed{_with_error(known.last(TaskFailed))}{_how_long(known)} at {moment(task['date_done'])}."
             if _failed_with_another(known):
-                yield f"It was never sent, as far as is known, and failed with what comes before it; see: celery-journal graph {known.id}"
+                yield f"It was never sent, as far as is known, and failed with what comes before it; see: {command('graph')} {known.id}"
         case states.REVOKED:
             yield _revoked(known)
         case states.IGNORED:
@@ -53,11 +62,37 @@ def tell_task(known: Known) -> Iterator[str]:
                 yield f"{asked} asked for it to be revoked; no worker has done so yet."
             if task["lost_reason"] is not None:
                 yield _lost(known)
-    runs = [run for run in known.attempts if run["date_started"] is not None]
-    if len(runs) > len({run["attempt"] for run in runs}):
-        attempts = counted(runs[-1]["attempt"] + 1, "attempt")
-        yield f"Its message was delivered more than once: it was started {len(runs)} times in {attempts}."
+    if task["date_done"] is not None:
+        yield from _goes_on(known)
+    yield from _deliveries(known)
     yield from _replayed(known)
+
+
+def _goes_on(known: Known) -> Iterator[str]:
+    """Yield where a task is that has ended, and was sent again under its id."""
+    again = [run for run in _since(known, (known.task or {})["date_done"]) if run["status"] in _OPEN]
+    if again:
+        yield "It was sent again under its id since."
+    for run in again:
+        yield from [_with_worker(known, run, several=False)] if run["worker"] else _waiting(known, run)
+
+
+def _since(known: Known, moment: datetime) -> list[Row]:
+    return [run for run in known.attempts if run["date_sent"] is not None and run["date_sent"] > moment]
+
+
+def _deliveries(known: Known) -> Iterator[str]:
+    """Yield how often it was started: an id that was sent again is another message, and no second delivery of the first."""
+    sent = Counter(attempt for attempt, _ in {(fact.attempt, fact.occurred_at) for fact in known.all_of(TaskSent)})
+    started = Counter(run["attempt"] for run in known.attempts if run["date_started"] is not None)
+    replaced = sum(run["status"] == REPLACED for run in known.attempts)
+    if replaced:
+        yield f"It has put another task in its place{f' {replaced} times' if replaced > 1 else ''}, which goes on under its id."
+    if sum(sent.values()) - len(sent) > replaced:
+        yield f"It was sent {counted(sum(sent.values()), 'time')} under this id, and started {counted(started.total(), 'time')}."
+    if any(count > max(sent[attempt], 1) for attempt, count in started.items()):
+        attempts = counted(max(started) + 1, "attempt")
+        yield f"Its message was delivered more than once: it was started {started.total()} times in {attempts}."
 
 
 def tell_clocks(known: Known) -> Iterator[str]:
@@ -89,11 +124,14 @@ def _replayed(known: Known) -> Iterator[str]:
         event, at = again
         by, why = f" by {event.author}" if event.author else "", f": {event.reason}" if event.reason else ""
         yield f"It was sent again as {event.task_id} {duration(known.now - at)} ago{by}{why}."
+        if known.copy is not None:
+            ended = known.copy["date_done"] is not None
+            yield f"That {'has ended' if ended else 'has not ended'}: {known.copy['state']}{', lost' if known.copy['lost_reason'] else ''}."
 
 
 def _not_ended(known: Known) -> Iterator[str]:
     task = known.task or {}
-    newest = known.attempts[-1]["attempt"] if known.attempts else task["retries"] or 0
+    newest = _newest_attempt(known)
     runs = [run for run in known.attempts if run["attempt"] == newest]
     under_way = [run for run in runs if run["worker"] is not None and run["status"] in {states.RECEIVED, states.STARTED, states.PENDING}]
     retried = known.last(TaskRetried)
@@ -105,6 +143,13 @@ def _not_ended(known: Known) -> Iterator[str]:
         if run["date_started"] is None and run["expires"] is not None and run["expires"] < known.now and not waits_for_eta:
             yield f"It expired {duration(known.now - run['expires'])} ago, and nobody has said since what became of it."
     if under_way:
+        return
+    if (replaced := known.last(TaskReplaced)) is not None:
+        waiting = [run for run in runs if run["worker"] is None and run["status"] == states.PENDING]
+        if waiting:
+            yield from _waiting(known, waiting[-1])
+        else:
+            yield f"What {replaced[0].worker or 'its worker'} has put in its place ends under its id; see: {command('graph')} {known.id}"
         return
     if task["state"] not in {states.PENDING, states.RETRY, states.REJECTED}:  # all that is known are reports
         yield _reported(known)
@@ -119,6 +164,16 @@ def _not_ended(known: Known) -> Iterator[str]:
     if task["state"] == states.RETRY and not any(run["attempt"] > (task["retries"] or 0) for run in runs):
         return
     yield from _waiting(known, runs[-1] if runs else None)
+
+
+def _newest_attempt(known: Known) -> int:
+    """Return the attempt of the newest message: one that is sent again under its id counts from 0."""
+    if not known.attempts:
+        return (known.task or {})["retries"] or 0
+    sent = [(run["date_sent"], run["attempt"]) for run in known.attempts]
+    if any(moment is None for moment, _ in sent):
+        return int(known.attempts[-1]["attempt"])
+    return int(max(sent)[1])
 
 
 def _lost(known: Known) -> str:
@@ -138,7 +193,10 @@ def _waiting(known: Known, run: Row | None) -> Iterator[str]:
     task = known.task or {}
     queue = (run and run["queue"]) or task["queue"]
     waited = duration(known.now - ((run and run["sent_recorded_at"]) or task["recorded_at"]))
-    where = f"queued {waited} on `{queue}`" if queue else f"queued {waited}, where is not known"
+    sent = known.last(TaskSent, run["attempt"] if run else task["retries"] or 0)
+    way = sent and way_of(sent[0])
+    by = f"sent to {way}, and which queue that is, is not known" if way else "where is not known"
+    where = f"queued {waited} on `{queue}`" if queue else f"queued {waited}, {by}"
     eta, expires = (run["eta"], run["expires"]) if run else (None, None)
     if eta is not None and eta > known.now:
         yield f"It is {where}, waiting for its eta in {duration(eta - known.now)}."
@@ -183,10 +241,32 @@ def _with_worker(known: Known, run: Row, several: bool) -> str:
             told += f", with a time limit of {duration(run['time_limit'])}"
     if several:
         told += " (one of several deliveries)"
+    if _is_given_back(known, run):
+        return f"{told}. {_life(known, worker, run['recorded_at'])} Its message was given back to the broker: {_queued(known)}."
     progress = known.last(TaskProgress, attempt)
     if progress is not None and task["state"] == progress[0].state:
         told += f"; it said {progress[0].state} {duration(known.now - progress[1])} ago"
     return f"{told}. {_life(known, worker, run['recorded_at'], has_started=run['date_started'] is not None)}"
+
+
+def _is_given_back(known: Known, run: Row) -> bool:
+    """Return whether the broker has the message of a run again, as far as is known.
+
+    Its worker is gone, or has connected to its broker anew, and had not acknowledged it.
+    """
+    row = known.workers.get(run["worker"] or "")
+    if row is None:
+        return False
+    margin = timedelta()
+    if row["source"] == "broadcast":  # as in sql/lost.sql
+        if run["date_started"] is not None:
+            return False
+        margin = timedelta(seconds=3)
+    is_new = bool(row["online_since"] and row["online_since"] > run["recorded_at"] + margin)
+    if row["alive"] and not is_new:
+        return False
+    starts = (recorded.event for recorded in known.events if isinstance(recorded.event, TaskStarted))
+    return run["date_started"] is None or any(start.run == run["run"] and start.reason == ACKNOWLEDGES_LATE for start in starts)
 
 
 def _reported(known: Known) -> str:
@@ -213,15 +293,24 @@ def _life(known: Known, worker: str | None, since: datetime | None = None, *, ha
 
 
 def _retrying(known: Known, retried: TaskRetried, newest: int, *, has_run: bool) -> str:
-    number = retried.attempt + 1
-    ordinal = f"the {_ORDINALS[number - 1]} time" if number <= len(_ORDINALS) else f"the {number}th time"
-    told = f"It is retrying for {ordinal}{_because(retried)}"
+    if retried.reason == CANCELLED_FOR_GOOD:
+        how = f"A cold shutdown of {retried.worker or 'its worker'} has cancelled its run"
+        return f"{how}; its message was acknowledged early, so nobody will run it again."
+    if retried.reason is not None and newest == retried.attempt:
+        how = f"{retried.worker or 'Its worker'} has cancelled its run ({retried.reason})"
+        return f"{how}, and its message was given back to the broker" + ("." if has_run else f": {_queued(known)}.")
+    told = f"It is retrying for the {ordinal(retried.attempt + 1)} time{_because(retried)}"
     eta = next((run["eta"] for run in known.attempts if run["attempt"] == newest > retried.attempt and run["eta"]), retried.eta)
     if eta is None or has_run:
         return f"{told}."
     if eta > known.now:
         return f"{told}; the next attempt is due in {duration(eta - known.now)}."
     return f"{told}; the next attempt was due {duration(known.now - eta)} ago."
+
+
+def _queued(known: Known) -> str:
+    queue = (known.task or {})["queue"]
+    return f"it waits for a worker of `{queue}`, and {_consumers(known)}" if queue else "it waits for a worker"
 
 
 def _failed_with_another(known: Known) -> bool:
@@ -240,7 +329,7 @@ def _revoked(known: Known) -> str:
     effected = next((worker for recorded in reversed(known.events) if (worker := _effected_by(recorded.event)) is not None), None)
     if effected is None:
         by = f" by {asked}" if asked else ""
-        return f"It was asked to be revoked at {done_at}{by}; no worker has done so, and one that has it may still run it."
+        return f"It was revoked at {done_at}{by}: a worker that has heard so discards its message, and one that has not may still run it."
     error = error_of(last[0]) if last else None
     why = f" ({error})" if error else ""
     return f"It was revoked at {done_at}{by}, effected by {effected}{why}."
@@ -255,7 +344,7 @@ def _asked(known: Known) -> str | None:
     for recorded in reversed(known.events):
         event = recorded.event
         if isinstance(event, OperatorActed) and event.action in {"revoke", "terminate"}:
-            return event.author or "somebody"
+            return who(event.author, recorded.recorded_by)
     return None
 
 
@@ -279,18 +368,3 @@ def _because(event: Any) -> str:
 
 def _ago(known: Known, heard: tuple[Any, datetime] | None, run: Row) -> str:
     return f"{duration(known.now - (heard[1] if heard else run['recorded_at']))} ago"
-
-
-def error_of(event: Any) -> str | None:
-    """Return the error as Python shows it, such as `ValueError('no')`; of a serializer that is not read here, the traceback's last line."""
-    if event.result is not None and (event.content_type or "application/json") == "application/json":
-        try:
-            stored = json.loads(event.result)
-        except ValueError:
-            stored = None
-        if isinstance(stored, dict) and isinstance(stored.get("exc_type"), str):
-            message = stored.get("exc_message")
-            values = message if isinstance(message, list) else [] if message is None else [message]
-            return f"{stored['exc_type']}({', '.join(map(repr, values))})"
-    lines = (event.traceback or "").strip().splitlines()
-    return lines[-1] if lines else None

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from celery_journal import sql
+from celery_journal.consumers.replaced import first_names
 from celery_journal.journal import Connection, Journal
 from celery_journal.journal.codec import escape
 from celery_journal.journal.events import TaskSent
@@ -23,12 +24,20 @@ MOST = 1000
 Row = dict[str, Any]
 
 
-def canvas_of(connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHEMA) -> Canvas:
-    """Return the canvas that the task, the group or the chord is a part of; one without nodes if nothing is known of it."""
-    found = _Found(connection, schema)
-    found.look_for({subject})
-    if not (found.sent or found.chords or found.groups):
-        found.look_for({row["stream"] for row in found.rows("embedding", id=escape(subject))})
+def canvas_of(
+    connection: Connection, subject: str, schema: str = sql.DEFAULT_SCHEMA, *, beside: str | None = None, most: int = MOST
+) -> Canvas:
+    """Return the canvas that the task, the group or the chord is a part of; one without nodes if nothing is known of it.
+
+    Of a step that was not sent, the log is read for the task that is to send it, unless it is known to be in the canvas of `beside`.
+    Of more than so many tasks it is cut.
+    """
+    found = _Found(connection, schema, most)
+    found.look_for({subject} | ({beside} if beside else set()))
+    if not beside and not (found.sent or found.chords or found.groups):
+        query = sql.query("graph.sql", "embedding", schema)
+        embedding = sorted(Journal(schema).look(connection, query, {"id": escape(subject)}), key=lambda row: row["position"])
+        found.look_for({row["stream"] for row in embedding[:1]})
     canvas = found.canvas(subject)
     return canvas if subject in canvas.nodes else Canvas(subject)  # the id may stand anywhere in a message
 
@@ -36,8 +45,9 @@ def canvas_of(connection: Connection, subject: str, schema: str = sql.DEFAULT_SC
 class _Found:
     """What has been found so far."""
 
-    def __init__(self, connection: Connection, schema: str) -> None:
+    def __init__(self, connection: Connection, schema: str, most: int) -> None:
         self._connection = connection
+        self._most = most
         self._schema = schema
         self.tasks: dict[str, Row] = {}
         self.groups: dict[str, Row] = {}
@@ -57,10 +67,12 @@ class _Found:
         while (new := names - self._asked) and not self.is_cut:
             self._asked |= new
             ids = [escape(name) for name in new]
-            tasks = self.rows("tasks", ids=ids, roots=ids, groups=ids, most=MOST + 1)
+            tasks = self.rows("tasks", ids=ids, roots=ids, groups=ids, most=self._most + 1)
             fresh = {row["task_id"]: row for row in tasks if row["task_id"] not in self.tasks}
-            self.is_cut = len(self.tasks) + len(fresh) > MOST
-            self.tasks |= dict(list(fresh.items())[: MOST - len(self.tasks)])
+            for task_id, name in first_names(self._connection, fresh, self._schema).items():
+                fresh[task_id]["name"] = name
+            self.is_cut = len(self.tasks) + len(fresh) > self._most
+            self.tasks |= dict(list(fresh.items())[: self._most - len(self.tasks)])
             chords, groups = self.rows("chords", groups=ids), self.rows("groups", groups=ids)
             self.chords |= {row["group_id"]: row for row in chords}
             self.groups |= {row["group_id"]: row for row in groups}
