@@ -32,6 +32,7 @@ from celery_journal.journal.events import (
     TaskProgress,
     TaskReceived,
     TaskRejected,
+    TaskReplaced,
     TaskReplayed,
     TaskRetried,
     TaskRevoked,
@@ -40,11 +41,8 @@ from celery_journal.journal.events import (
     TaskSucceeded,
     TaskWitnessed,
     UnknownEvent,
-    WorkerForgotten,
-    WorkerHeartbeat,
-    WorkerOffline,
-    WorkerOnline,
 )
+from celery_journal.journal.workers import WorkerForgotten, WorkerHeartbeat, WorkerOffline, WorkerOnline
 
 Fields = dict[str, Any]
 
@@ -54,6 +52,11 @@ WORKERS = ("worker-1", "worker-2")
 
 #: What datetimes are drawn between; hypothesis takes these without a zone.
 _EARLY, _LATE = datetime(1900, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001
+
+#: The first that a fact can have happened at, wherever.
+_EPOCH = datetime(1970, 1, 2)  # noqa: DTZ001
+
+_ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-9))])
 
 #: When every history begins. Long ago, so its events share the default partition whatever the week of the run.
 BEGINNING = datetime(2024, 2, 28, 23, 59, 58, tzinfo=UTC)
@@ -79,8 +82,7 @@ def payloads() -> SearchStrategy[object]:
 
 def moments() -> SearchStrategy[datetime]:
     """Aware moments, in UTC and elsewhere, the partitioned weeks and the default partition alike."""
-    zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-9))])
-    return st.datetimes(_EARLY, _LATE, timezones=zones)
+    return st.datetimes(_EARLY, _LATE, timezones=_ZONES)
 
 
 def _integers(from_zero: bool = False) -> SearchStrategy[int]:
@@ -96,12 +98,16 @@ _FIELDS: Mapping[str, SearchStrategy[object]] = {
     ),
     **dict.fromkeys(("action", "embedded_content_type", "label", "replay"), texts()),
     **dict.fromkeys(("eta", "expires"), moments()),
+    #: How long after what the clock said.
+    "ordered_at": st.timedeltas(timedelta(microseconds=1), timedelta(days=36500)),
     "time_limit": st.floats(allow_nan=False) | st.integers(0, 2**60).map(float),
     **dict.fromkeys(("callback_content_type",), texts()),
-    **dict.fromkeys(("args", "kwargs", "meta", "result", "callback", "embedded"), st.binary(max_size=6)),
+    **dict.fromkeys(("args", "kwargs", "meta", "result", "callback", "embedded", "signature"), st.binary(max_size=6)),
     **dict.fromkeys(("group_index", "size"), _integers(from_zero=True)),
     "pid": _integers(),
-    "members": st.lists(texts(), max_size=3).map(tuple),
+    "guessed": st.booleans(),
+    **dict.fromkeys(("members", "errbacks", "destination"), st.lists(texts(), max_size=3).map(tuple)),
+    "stamps": st.dictionaries(texts(), payloads(), max_size=2),
     **dict.fromkeys(
         ("request", "definition", "message", "options", "counts"),
         st.dictionaries(st.integers() | texts() | st.none(), payloads(), max_size=2),
@@ -115,7 +121,7 @@ def _every_event() -> dict[str, SearchStrategy[Any]]:
         "stream": texts(min_size=1),
         "schema_version": st.integers(1, 32767),
         "attempt": st.integers(0, 3) | st.just(2**31 - 1),
-        "occurred_at": moments(),
+        "occurred_at": st.datetimes(_EPOCH, _LATE, timezones=_ZONES),
     }
 
 
@@ -138,12 +144,17 @@ def events_of(model: type[Event]) -> SearchStrategy[Event]:
         else:
             perhaps[name] = st.none() | _FIELDS[name]
     known = st.fixed_dictionaries(always, optional=perhaps)
-    return st.builds(lambda fields, unknown: model.model_validate({**unknown, **fields}), known, unknown_fields(model))
+    return st.builds(lambda fields, unknown: model.model_validate({**unknown, **_in_order(fields)}), known, unknown_fields(model))
+
+
+def _in_order(fields: Fields) -> Fields:
+    """Return the fields, the place in time reckoned from the clock."""
+    return fields | {"ordered_at": fields["occurred_at"] + fields["ordered_at"]} if fields.get("ordered_at") else fields
 
 
 def unknown_events() -> SearchStrategy[Event]:
     """Events of a kind that this version does not know."""
-    kinds = st.sampled_from(["task-teleported", "audit-noted"]) | texts().filter(lambda kind: kind not in KINDS)
+    kinds = st.sampled_from(["task-teleported", "audit-noted"]) | texts(min_size=1).filter(lambda kind: kind not in KINDS)
     known = st.fixed_dictionaries({**_every_event(), "kind": kinds})
     return st.builds(lambda fields, unknown: UnknownEvent.model_validate({**unknown, **fields}), known, unknown_fields(UnknownEvent))
 
@@ -165,6 +176,8 @@ class _Draft:
     attempt: int
     #: Seconds on the clock of the emitter, which does not agree with the order of the history.
     clock: int
+    #: Seconds by which that clock has gone back since its emitter told something of the stream.
+    behind: int | None
     fields: Fields = field(default_factory=dict)
     #: Fields that hold the number of the event in its history.
     numbered: frozenset[str] = frozenset()
@@ -176,7 +189,7 @@ _NUMBERED: Mapping[str, Callable[[int], object]] = {
     "meta": lambda number: f'{{"children": [{number}]}}'.encode(),
     "result": lambda number: f"{number}".encode(),
     "traceback": lambda number: f"line {number}",
-    "pid": lambda number: number,
+    "pid": lambda number: number + 1,  # a process has no other
 }
 
 _KNOWN: Mapping[str, tuple[str, ...]] = {
@@ -213,6 +226,8 @@ _OF_A_WORKER = (
 #: Seconds of the emitters' clocks; the last is one that is far ahead of the database's.
 _CLOCKS = (0, 1, 2, 3, 6_000_000_000)
 
+_BEHIND = (1, 2, 3, 6_000_000_000)
+
 _REPORTS: tuple[type[Event], ...] = (
     TaskSent,
     TaskReceived,
@@ -224,6 +239,7 @@ _REPORTS: tuple[type[Event], ...] = (
     TaskFailed,
     TaskSucceeded,
     TaskIgnored,
+    TaskReplaced,
 )
 _TASK_ENDS: tuple[type[Event], ...] = (TaskForgotten, TaskExpired, TaskErased, TaskLost, TaskLost, TaskReplayed, TaskWitnessed)
 _WORKERS: tuple[type[Event], ...] = (WorkerOnline, WorkerHeartbeat, WorkerHeartbeat, WorkerOffline, WorkerForgotten)
@@ -262,6 +278,7 @@ def _drafts_of(model: type[Event], streams: tuple[str, ...], last_attempt: int) 
         stream=st.sampled_from(streams),
         attempt=st.integers(0, last_attempt),
         clock=st.sampled_from(_CLOCKS),
+        behind=st.none() | st.sampled_from(_BEHIND),
         fields=st.fixed_dictionaries(chosen),
         numbered=st.frozensets(st.sampled_from(numbered)) if numbered else st.just(frozenset()),
     )
@@ -271,7 +288,15 @@ def _size_drafts() -> SearchStrategy[_Draft]:
     """`set_chord_size` tells the size, `add_to_chord` one more member."""
     sizes: SearchStrategy[Fields] = st.fixed_dictionaries({"size": st.integers(0, 3)})
     members: SearchStrategy[Fields] = st.fixed_dictionaries({"task_id": st.sampled_from(TASK_IDS)})
-    return st.builds(_Draft, st.just(ChordSizeSet), st.sampled_from(GROUP_IDS), st.just(0), st.integers(0, 3), sizes | members)
+    return st.builds(
+        _Draft,
+        st.just(ChordSizeSet),
+        st.sampled_from(GROUP_IDS),
+        st.just(0),
+        st.integers(0, 3),
+        st.none() | st.sampled_from(_BEHIND),
+        sizes | members,
+    )
 
 
 def _numbered(draft: _Draft, number: int) -> Event:
@@ -282,6 +307,7 @@ def _numbered(draft: _Draft, number: int) -> Event:
         stream=draft.stream,
         attempt=draft.attempt,
         occurred_at=occurred_at,
+        ordered_at=None if draft.behind is None else occurred_at + timedelta(seconds=draft.behind),
         **draft.fields,
         **{name: _NUMBERED[name](number) for name in draft.numbered},
     )

@@ -11,7 +11,7 @@ import psycopg
 
 from celery_journal.consumers import embedded
 from celery_journal.journal import migrate
-from tests.bench import append, backlog, batch, capture, latency, push, rebuild, size
+from tests.bench import append, backlog, batch, capture, latency, push, rebuild, size, waits
 
 BENCHMARKS: dict[str, Callable[[str], None]] = {
     "append": append.run,
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[str], None]] = {
     "push": push.run,
     "rebuild": rebuild.run,
     "size": size.run,
+    "waits": waits.run,
 }
 
 

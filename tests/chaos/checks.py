@@ -23,8 +23,11 @@ UNSTORED = {"chaos.quiet", "chaos.ignore", "chaos.reject"}
 #: database away it waits for the retry budget first.
 HURRY = 5.0
 
+#: Seconds after the death of a child in which its worker fails what it had: billiard waits 10 s for a result that may be on its way.
+MOURNING = 10.0 + HURRY
+
 #: How a reason names the worker that had a task.
-HAD = re.compile(r"(?P<did>received|started) by (?P<worker>\S+),")
+HAD = re.compile(r"(?P<did>received|started|begun) by (?P<worker>\S+),")
 
 #: Kinds of which a run has one.
 ENDS = {"task-retried", "task-revoked", "task-ignored", "task-failed", "task-succeeded"}
@@ -85,7 +88,7 @@ def _unexecuted(truth: Truth, task_id: str) -> Expected:
         found.ends.add("REVOKED")
     if kind in {"chain", "chord"}:  # something before it has failed
         found.ends.add("FAILURE")
-    if kind == "limit":
+    if kind in {"limit", "soft"}:  # its time may be over before the journal lets it begin
         found.ends.add("FAILURE")
     return found
 
@@ -109,11 +112,17 @@ def _fleeting(truth: Truth, execution: Execution) -> bool:
 
 def ends(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[str]:
     """Yield where the end of a task is not the true one."""
-    struck = {run.task_id for run in record.runs if run.started and truth.died(run.pid, run.started, HURRY)}  # before its code began
-    struck -= {task_id for task_id, executions in truth.executions.items() if executions}
+    # Before its code began: it had told of its start, or the worker that saw it die tells of the task.
+    struck = {(run.task_id, run.attempt) for run in record.runs if run.started and truth.died(run.pid, run.started, HURRY)}
+    struck |= {
+        (casualty.task_id, casualty.attempt)
+        for casualty in record.casualties
+        if any(casualty.at - MOURNING <= at <= casualty.at + 0.1 for at in truth.deaths.get(casualty.worker, []))
+    }
+    struck -= {(task_id, execution.attempt) for task_id, executions in truth.executions.items() for execution in executions}
     for task_id in sorted(truth.sendings.keys() | truth.executions.keys()):
         row, allowed = record.rows.get(task_id), expected(truth, task_id)
-        if task_id in struck:
+        if row is not None and (task_id, row.retries) in struck:
             allowed.ends.add("FAILURE")
         what = f"{_name(truth, task_id)} {task_id}"
         if row is None:
@@ -147,7 +156,7 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
             if not any(_fleeting(truth, execution) for execution in began):
                 yield f"{what}; but it has ended; {_story(truth, task_id)}"
         elif match := HAD.search(reason):
-            deaths = [at for at in truth.deaths.get(match["worker"], []) if at >= _first_heard(truth, task_id)]
+            deaths = [at for at in _deaths(truth, match["worker"]) if at >= _first_heard(truth, task_id)]
             if not deaths:
                 yield f"{what}; but nothing of {match['worker']} was killed; {_story(truth, task_id)}"
             elif match["did"] == "received" and any(all(at > execution.began + HURRY for at in deaths) for execution in began):
@@ -161,6 +170,12 @@ def reasons(truth: Truth, record: Record, lost: Mapping[str, str]) -> Iterator[s
                 yield f"{what}; but it began; {_story(truth, task_id)}"
         elif not (reason.startswith("body of chord") and not began):
             yield f"{what}; but that is not so; {_story(truth, task_id)}"
+
+
+def _deaths(truth: Truth, worker: str) -> list[float]:
+    """Return when the worker lost what it had: one that only broadcasts does not say whether it was killed, or its connection was."""
+    outages = [down for down, _ in truth.broker_down] if worker.startswith("foreign") else []
+    return [*truth.deaths.get(worker, []), *outages]
 
 
 def _first_heard(truth: Truth, task_id: str) -> float:

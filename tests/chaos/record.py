@@ -52,6 +52,16 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Casualty:
+    """A task that a worker has failed because its child died."""
+
+    task_id: str
+    attempt: int
+    worker: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Chord:
     """A row of the view chord_counter."""
 
@@ -73,6 +83,7 @@ class Record:
     #: Every fact of a task but those of which there may be many.
     told: list[Told] = field(default_factory=list)
     chords: list[Chord] = field(default_factory=list)
+    casualties: list[Casualty] = field(default_factory=list)
     #: What `AsyncResult.history()` tells of each task.
     histories: dict[str, list[Transition]] = field(default_factory=dict)
     events: int = 0
@@ -102,6 +113,12 @@ select group_id, count, size, state, body_task_id, date_done is not null as ende
   from celery_journal.chord_counter
 """
 
+CASUALTIES = b"""
+select stream as task_id, attempt, worker, extract(epoch from occurred_at)::float8 as at
+  from celery_journal.event
+ where kind = 'task-failed' and worker is not null and position('"WorkerLostError"'::bytea in result) > 0
+"""
+
 TASKS = b"select task_id from celery_journal.task_result"
 
 SOURCES = b"select coalesce(source, '?'), count(*) from celery_journal.event group by 1 order by 2 desc"
@@ -117,6 +134,7 @@ def read(dsn: str) -> Record:
             runs=_all(connection, Run, RUNS),
             told=_all(connection, Told, TOLD),
             chords=_all(connection, Chord, CHORDS),
+            casualties=_all(connection, Casualty, CASUALTIES),
             histories={task_id: timeline(journal.read_stream(connection, task_id)) for (task_id,) in connection.execute(TASKS).fetchall()},
             events=sum(sources.values()),
             sources=sources,

@@ -37,6 +37,9 @@ LOOK, LOOKS, PATIENCE = 2.0, 3, 300.0
 #: Messages that a capture may have in its hands, because workers broadcast heartbeats for as long as they live.
 FLOW = 20
 
+#: The last words of a worker of which a child was killed while its pool started: Celery ends it then, with our code or without.
+CELERYS_OWN = "Could not start worker processes"
+
 #: What a database needs here that a test's own does not.
 SETTINGS = {"fsync": "on", "shared_buffers": "64MB", "max_connections": "200"}
 
@@ -158,7 +161,7 @@ class Stage:
         for member in self.fleet.ended_by_themselves():
             status = member.process.returncode if member.process else None
             what = f"{member.name} ended by itself with status {status}; see {member.log.name}"
-            if member.name == "foreign":  # it has nothing of ours in it, and is a casualty as any other
+            if member.name == "foreign" or CELERYS_OWN in member.said()[-4000:]:  # a casualty as any other
                 self._note(what)
             else:
                 self.outcome.violations.append(what)

@@ -227,6 +227,36 @@ def test_a_task_whose_process_was_killed_before_its_code_began_may_have_failed(a
     assert happened.write("killed", victim=CHILD).violations() == []
 
 
+def test_a_task_whose_process_was_killed_before_it_told_of_its_start_may_have_failed(append: Append, happened: Happened) -> None:
+    """With the database away a child waits before its code begins; that it had the task only the main process can say then."""
+    result = json.dumps({"exc_type": "WorkerLostError", "exc_message": ["Worker exited prematurely"], "exc_module": "billiard"}).encode()
+    append(TaskSent, TaskReceived)
+    append(TaskFailed, pid=MAIN, occurred_at=datetime.fromtimestamp(1004.0, UTC), result=result)
+
+    assert "says FAILURE" in happened.violation()
+    assert happened.write("killed", victim=CHILD).violations() == []
+    assert "says FAILURE" in happened.ran().violations()[0]
+
+
+def test_an_attempt_whose_process_was_killed_before_its_code_began_may_have_failed(append: Append, happened: Happened) -> None:
+    """The attempt before it had run."""
+    append(TaskSent, TaskReceived, TaskStarted, TaskRetried)
+    append(TaskSent, attempt=1)
+    append(TaskReceived, attempt=1, run="r2")
+    append(TaskStarted, TaskFailed, attempt=1, run="r2", occurred_at=datetime.fromtimestamp(1005.5, UTC))
+    happened.ran("RETRY", "Retry").write("sent", attempt=1).received()
+
+    assert "says FAILURE" in happened.violations()[0]
+    assert happened.write("killed", victim=CHILD).violations() == []
+
+
+def test_a_task_that_failed_long_after_a_death_is_found(append: Append, happened: Happened) -> None:
+    append(TaskSent, TaskReceived)
+    append(TaskFailed, pid=MAIN, occurred_at=datetime.fromtimestamp(1060.0, UTC), result=b'{"exc_type": "WorkerLostError"}')
+
+    assert "says FAILURE" in happened.write("killed", victim=CHILD).violation()
+
+
 def test_a_task_called_lost_though_nobody_killed_its_worker_is_found(append: Append, happened: Happened) -> None:
     append(TaskSent, TaskReceived, TaskStarted)
 

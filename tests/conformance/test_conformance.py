@@ -17,7 +17,11 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from . import __main__
+from tests.conftest import require
+from tests.consumers.servers import unused_port
+from tests.consumers.workers import available
+
+from . import __main__, services
 from .__main__ import main, report
 from .expected import Entry, Expected, Outcome, Setting, judge
 from .run import WHOLE, Run, read_report
@@ -230,7 +234,29 @@ def test_an_unknown_module_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert main(["test_canvass"]) == 2
 
-    assert "has no module test_canvass; it has test_canvas" in capsys.readouterr().out
+    assert main(["--except", "test_canvass"]) == 2
+
+    assert capsys.readouterr().out.count("has no module test_canvass; it has test_canvas") == 2
+
+
+@pytest.mark.parametrize(("promised", "code"), [pytest.param("", 0, id="elsewhere"), pytest.param("true", 1, id="in CI")])
+def test_all_but_a_module_is_run_with_each_broker_there_is(
+    promised: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left out is no line of the table; a broker that is missing is a failure only where it is promised."""
+    require("Redis", available("redis"))
+    monkeypatch.setattr(__main__, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(__main__, "ROOT", tmp_path)
+    monkeypatch.setattr(services, "RABBITMQ", f"pyamqp://guest:guest@127.0.0.1:{unused_port()}//")
+    monkeypatch.setenv("CI", promised)
+    (tmp_path / "build").mkdir()
+    sdist(tmp_path / "build", version("celery"), {f"t/integration/test_{name}.py": "def test_x(): pass" for name in ("canvas", "it")})
+
+    assert main(["--except", "test_canvas"]) == code
+
+    said = capsys.readouterr().out
+    assert ("test_it: 1 passed" in said, "test_canvas" in said) == (True, False)
+    assert "not run with the broker rabbitmq: no RabbitMQ answers" in said
 
 
 def test_what_pytest_writes_is_understood(tmp_path: Path) -> None:

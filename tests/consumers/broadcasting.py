@@ -107,8 +107,8 @@ class Station:
     def capture(self, **options: Any) -> Capture:
         """Return a capture that has not begun."""
         prefetch = options.pop("prefetch", 4000)
-        broker = Broker(self.app, self.queue, prefetch)
-        return Capture(broker, Recorder(Journal()), lambda: connect(self.dsn), say=self.said.append, **{"linger": 0.1, **options})
+        broker, recorder = Broker(self.app, self.queue, prefetch), Recorder(Journal(), app=options.pop("app", None))
+        return Capture(broker, recorder, lambda: connect(self.dsn), say=self.said.append, **{"linger": 0.1, **options})
 
     def declare(self) -> None:
         """Make the queue, so that it keeps what is broadcast."""
@@ -133,8 +133,6 @@ class Station:
         try:
             while not capture.is_reading and thread.is_alive():
                 time.sleep(0.01)
-            if str(self.conf["broker_url"]).startswith("redis"):
-                time.sleep(0.5)  # it subscribes with its first turn, and Redis keeps nothing for who has not
             yield capture
         finally:
             capture.stop()

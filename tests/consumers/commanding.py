@@ -20,7 +20,7 @@ from typing import Any
 from .scene import ROOT
 
 #: Seconds after which a command that does not end is killed.
-LONGEST = 20
+LONGEST = 120
 
 #: What sets colours and styles, and nothing else.
 STYLES = re.compile(r"\x1b\[[0-9;]*m")

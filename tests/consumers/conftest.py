@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from celery import Celery
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.journal import migrate
-from tests.conftest import new_database
+from tests.conftest import empty, new_database
 
+from .commanding import Commands, commanding
+from .lostscene import Log
 from .proxy import Proxy
 from .scene import Mailbox, new_app, url_of
+from .servers import PASSWORD, Server
 
 NewApp = Callable[..., Celery]
 
@@ -74,6 +79,21 @@ def spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "spool"
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    """What runs commands quickly, with pipes or on a terminal."""
+    with commanding() as commands:
+        yield commands
+
+
+@pytest.fixture
+def log(embedded_database: str) -> Iterator[Log]:
+    """The log of an empty journal, and who writes to it; on one server, as that does not matter."""
+    with psycopg.connect(embedded_database, autocommit=True) as connection:
+        empty(connection)
+        yield Log(connection)
+
+
 @pytest.fixture
 def make_app(dsn: str) -> Iterator[NewApp]:
     """Makes an app with the settings given, on the test's journal unless `url` says otherwise."""
@@ -123,3 +143,22 @@ def embedded_database(embedded_server: str) -> Iterator[str]:
         with psycopg.connect(dsn, autocommit=True) as connection:
             migrate(connection)
         yield dsn
+
+
+@pytest.fixture
+def journal_of_owner(scram_server: Server) -> Iterator[str]:
+    """The DSN of a login with a password, to an empty database of its own."""
+    user = f"owner_{uuid4().hex[:8]}"
+    for dsn in new_database(scram_server.dsn):
+        scram_server.tell(f"create role {user} login password '{PASSWORD}'")
+        scram_server.tell(f"alter database {conninfo_to_dict(dsn)['dbname']} owner to {user}")
+        yield make_conninfo(dsn, user=user, password=PASSWORD)
+    scram_server.tell(f"drop role {user}")
+
+
+@pytest.fixture
+def login(journal_of_owner: str) -> str:
+    """The same, with a journal in it."""
+    with psycopg.connect(journal_of_owner, autocommit=True) as connection:
+        migrate(connection)
+    return journal_of_owner

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import Event, TaskReceived, TaskSent, TaskStarted, WorkerHeartbeat, WorkerOffline, WorkerOnline
+from celery_journal.journal.events import Event, TaskReceived, TaskSent, TaskStarted
+from celery_journal.journal.workers import WorkerHeartbeat, WorkerOffline, WorkerOnline
 
 #: Seconds between the heartbeats of a worker that will be taken for gone at once.
 SOON = 0.01
@@ -74,5 +75,7 @@ class Log:
         self, kind: type[Event], worker: str, queues: tuple[str, ...] | None, freq: float, active: int, fields: dict[str, Any]
     ) -> None:
         software = {name: fields.pop(name, default) for name, default in (("pool", "prefork"), ("software", "celery"))}
+        if "visibility_timeout" in fields:
+            software["visibility_timeout"] = fields.pop("visibility_timeout")
         meta = json.dumps({"queues": None if queues is None else list(queues), "freq": freq, "active": active, **software}).encode()
         self.tell(kind, worker, **{"pid": 1, "source": "signal", "meta": meta, **fields})

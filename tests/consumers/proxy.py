@@ -21,6 +21,8 @@ class Proxy:
         #: The DSN that leads through the proxy.
         self.dsn = make_conninfo(dsn, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable", gssencmode="disable")
         self.round_trips = 0
+        self._flows = threading.Event()
+        self._flows.set()
         self._clients: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -38,8 +40,18 @@ class Proxy:
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Accept connections during the block, and pass nothing on."""
+        self._flows.clear()
+        try:
+            yield
+        finally:
+            self._flows.set()
+
     def close(self) -> None:
         """Stop listening, and break every connection."""
+        self._flows.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -71,6 +83,7 @@ class Proxy:
                         return
                     self.round_trips += speaking is client and speaker is server
                     speaker = speaking
+                    self._flows.wait()
                     listening.sendall(data)
 
     def _connect(self) -> socket.socket:

@@ -23,6 +23,9 @@ from .scene import until
 #: Debian keeps it where only root's PATH leads.
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
+#: That of the logins that tests make; it must not be shown anywhere.
+PASSWORD = "geheim-7f3a"
+
 #: Small and quick: what these servers hold need not outlive the machine.
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -54,22 +57,22 @@ def folder_of_servers() -> Iterator[Path]:
         yield folder
 
 
-def account(folder: Path) -> tuple[int, int] | None:
-    """Return whom the servers run as when we are root, which they refuse, able to reach the folder; None is ourselves."""
-    return embedded._account(folder, embedded._binaries()) if os.geteuid() == 0 else None
+def account() -> tuple[int, int] | None:
+    """Return whom the servers run as when we are root, which they refuse; None is ourselves."""
+    return embedded._account() if os.geteuid() == 0 else None
 
 
 def make_folder(folder: Path) -> Path:
     """Make a folder that belongs to the servers' account."""
     folder.mkdir(mode=0o700)
-    if (owner := account(folder)) is not None:
+    if (owner := account()) is not None:
         os.chown(folder, *owner)
     return folder
 
 
 def start(log: Path, *command: Path | str) -> subprocess.Popen[bytes]:
     """Start a program as the servers' account; it ends with this process."""
-    user, group = account(log.parent) or (None, None)
+    user, group = account() or (None, None)
     with log.open("ab") as file:
         return subprocess.Popen(
             command,
@@ -224,7 +227,9 @@ def pgbouncer(dsn: str, folder: Path, port: int = 0, **settings: str) -> Iterato
     """The DSN of a PgBouncer in transaction mode before the server of that DSN, to the same database."""
     assert PGBOUNCER is not None
     parts, port = conninfo_to_dict(dsn), port or unused_port()
-    home = make_folder(Path(tempfile.mkdtemp(prefix="pgbouncer-", dir=folder)) / "home")
+    own = Path(tempfile.mkdtemp(prefix="pgbouncer-", dir=folder))
+    own.chmod(0o711)  # the account of the servers has to pass
+    home = make_folder(own / "home")
     server = " ".join(f"{name}={parts[name]}" for name in ("host", "port") if parts.get(name))
     (home / "users.txt").write_text('"postgres" ""\n')
     values = {

@@ -28,7 +28,7 @@ class StallsBeforeSending(JournalBackend):
 class StallsAfterSending(JournalBackend):
     """Sends the body, and never records that it did."""
 
-    def _end(self, kind: Any, group_id: str, body_id: str, **fields: Any) -> None:
+    def _end(self, kind: Any, group_id: str, body_id: str | None, **fields: Any) -> None:
         stall(kind.model_fields["kind"].default)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
+from .shapes import shape
+
 faulthandler.register(signal.SIGUSR2)  # where a process that does not end is stuck
 
 app = Celery("scene")
@@ -49,10 +51,10 @@ def fail(text: str) -> None:
 
 
 @app.task(name="scene.persist", bind=True, max_retries=5)
-def persist(self: Any, times: int, secret: str = "") -> int:
+def persist(self: Any, times: int, secret: str = "", countdown: float = 0) -> int:
     """Succeed after so many retries."""
     if self.request.retries < times:
-        raise self.retry(exc=OSError("not yet"), countdown=0)
+        raise self.retry(exc=OSError("not yet"), countdown=countdown)
     return int(self.request.retries)
 
 
@@ -69,6 +71,14 @@ def sleep(seconds: float) -> float:
     """Take so long."""
     time.sleep(seconds)
     return seconds
+
+
+@app.task(name="scene.stay", bind=True, acks_late=True)
+def stay(self: Any) -> str:
+    """Take long, unless its message has come back; it is acknowledged late."""
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(600)
+    return "came back"
 
 
 @app.task(name="scene.die")
@@ -159,3 +169,16 @@ def noise(size: int) -> str:
 def read(path: str) -> int:
     """Return the number in the file, once it is there."""
     return int(Path(path).read_text())
+
+
+@app.task(name="scene.mirror", bind=True, max_retries=1)
+def mirror(self: Any, folder: str) -> None:
+    """Write down what it sees of its request, which it has while it stays, and again when it is tried again."""
+    self.update_state(state="PROGRESS")
+    attempt = self.request.retries
+    seen = {**vars(self.request), "as text": repr(self.request.delivery_info)}
+    Path(folder, f"{attempt}.json").write_text(json.dumps(shape(seen)))
+    while not Path(folder, f"go on {attempt}").exists():
+        time.sleep(0.05)
+    if attempt == 0:
+        raise self.retry(countdown=0)

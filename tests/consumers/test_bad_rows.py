@@ -104,18 +104,22 @@ def test_a_content_type_that_is_not_accepted_is_kombus_error(make_app: NewApp) -
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "shown"),
     [
-        pytest.param({"args": b"\xff"}, id="corrupt"),
-        pytest.param({"args": b"\x80\x04N.", "args_content_type": "application/x-python-serialize"}, id="not accepted"),
+        pytest.param({"args": b"\xff"}, None, id="corrupt"),
+        pytest.param(
+            {"args": b"\x80\x04N.", "args_content_type": "application/x-python-serialize"},
+            "(pickle, 4 bytes: accept_content does not allow it)",
+            id="not accepted",
+        ),
     ],
 )
-def test_arguments_that_cannot_be_read_keep_no_result_from_anybody(make_app: NewApp, arguments: dict[str, Any]) -> None:
-    """They are shown as missing."""
+def test_arguments_that_cannot_be_read_keep_no_result_from_anybody(make_app: NewApp, arguments: dict[str, Any], shown: str | None) -> None:
+    """They are shown as missing, or as what they are."""
     app = make_app(result_accept_content=["json"], accept_content=["json"])
     stored(app.backend, "a", kinds_of.TaskSucceeded, b"1", **arguments)
 
-    assert (app.AsyncResult("a").get(timeout=10), app.AsyncResult("a").args) == (1, None)
+    assert (app.AsyncResult("a").get(timeout=10), app.AsyncResult("a").args) == (1, shown)
 
 
 def test_a_failure_without_an_error_raises_one(app: Celery, backend: JournalBackend) -> None:

@@ -231,6 +231,14 @@ def consumers(station: Station) -> int:
         return int(connection.default_channel.queue_declare(station.queue, passive=True).consumer_count)
 
 
+def record_first_hand(dsn: str, task: str) -> None:
+    """Record the life of a task as its worker does that journals."""
+    emitter = Emitter()
+    facts = [emitter.emit(kind, task, worker="celery@foreign") for kind in (TaskReceived, TaskStarted, TaskSucceeded)]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        Journal().append(connection, *facts)
+
+
 def test_a_capture_outlives_the_database(new_station: NewStation) -> None:
     """It says so, takes no more than it holds, and goes on where it was."""
     station = new_station("rabbitmq")
@@ -269,13 +277,27 @@ def test_after_an_outage_those_who_journal_have_the_time_to_say_what_they_have_k
                     until(lambda: not capture.trouble)
                     station.publish(Foreigner().life(task))
                 time.sleep(wait)
-                emitter = Emitter()
-                facts = [emitter.emit(kind, task, worker="celery@foreign") for kind in (TaskReceived, TaskStarted, TaskSucceeded)]
-                with psycopg.connect(server.dsn, autocommit=True) as connection:
-                    Journal().append(connection, *facts)
+                record_first_hand(server.dsn, task)
             until(lambda: capture.recorder.tally.events == 6)
         told = {task: kinds(server.dsn, task) for task in ("while", "after")}
     assert told == {task: ["task-received", "task-started", "task-succeeded", *3 * ["task-witnessed"]] for task in told}
+
+
+def test_a_capture_that_begins_just_after_an_outage_gives_them_that_time_too(new_station: NewStation) -> None:
+    """It was killed while the database was away, say, and has not seen the outage itself."""
+    station = new_station("rabbitmq")
+    with folder_of_servers() as folder, postgresql(folder) as server:
+        station.dsn = server.dsn
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            migrate(connection)
+        with server.stopped():
+            pass
+        with station.capturing() as capture:
+            station.publish(Foreigner().life("t"))
+            time.sleep(1.5)
+            record_first_hand(server.dsn, "t")
+            until(lambda: capture.recorder.tally.events == 3)
+        assert kinds(server.dsn, "t") == ["task-received", "task-started", "task-succeeded", *3 * ["task-witnessed"]]
 
 
 def test_a_stop_after_an_outage_does_not_wait_for_them(new_station: NewStation) -> None:

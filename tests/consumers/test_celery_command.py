@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from celery_journal.consumers.cli.app import beginning_of
 from celery_journal.consumers.cli.app import journal as group
 from celery_journal.consumers.cli.main import main
 from celery_journal.journal import Connection
@@ -110,3 +112,39 @@ def test_celerys_no_color_is_heeded(connection: Connection, dsn: str) -> None:
 
     assert "\x1b[1;31mFAILURE" in drawn()
     assert "\x1b[1mFAILURE" in drawn("--no-color")
+
+
+@pytest.mark.parametrize(
+    ("typed", "beginning"),
+    [
+        pytest.param("/usr/bin/celery -A proj journal lost", "celery -A proj journal", id="as most do"),
+        pytest.param("celery --app=proj.celery -q journal spool journal", "celery --app=proj.celery -q journal", id="with options"),
+        pytest.param("celery -A journal journal lost", "celery -A journal journal", id="an app called journal"),
+        pytest.param("/venv/celery/__main__.py -A proj journal show x", "python -m celery -A proj journal", id="as a module"),
+        pytest.param("celery -b amqp://me:s3cret@host// journal lost", "celery -b amqp://... journal", id="with a password"),
+        pytest.param("celery --workdir '/my shop' -A proj journal lost", "celery --workdir '/my shop' -A proj journal", id="with a space"),
+        pytest.param("pytest", "celery -A proj journal", id="from Python"),
+    ],
+)
+def test_how_the_command_was_begun(typed: str, beginning: str) -> None:
+    """As it can be typed again."""
+    assert beginning_of(shlex.split(typed)) == beginning
+
+
+def test_hints_begin_as_the_command_did(connection: Connection, dsn: str, empty_database: str) -> None:
+    """Those of commands, of errors, and of what explains: with `celery-journal` there would be no database, and no broker."""
+    log = Log(connection)
+    log.sent(occurred_at=ago(7200))
+    log.online()
+    log.started()
+    log.offline()
+
+    doctor = celery("doctor", "--json", result_backend=url_of(dsn), result_backend_transport_options={"lost_grace": 0.01})
+    unmigrated = celery("list", result_backend=url_of(empty_database))
+    forgotten = celery("show", "t", result_backend=url_of(dsn))
+
+    begun = "celery -A tests.consumers.tasks journal"
+    advice = {finding["check"]: finding["advice"] for finding in json.loads(doctor.stdout)}
+    assert advice["lost tasks"].endswith(f"{begun} lost")
+    assert unmigrated.stderr.endswith(f"run: python -m {begun} migrate\n") or unmigrated.stderr.endswith(f"run: {begun} migrate\n")
+    assert "celery-journal" not in forgotten.stdout + unmigrated.stderr

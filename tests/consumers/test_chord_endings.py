@@ -224,6 +224,22 @@ def test_a_body_of_several_tasks_ends(worker: Worker, kind: str, good: bool, out
             assert row(worker.dsn, end.id).status == "FAILURE"
 
 
+def test_a_group_whose_header_fails_is_failed_before_it_is_revoked(worker: Worker) -> None:
+    """From 5.6 on Celery asks for the revoke itself; whoever waits hears of the failure first, and learns its cause."""
+    collect = worker.signature("collect")
+    body = group([collect, collect.clone()], app=worker.app)
+
+    result = started(worker, worker.signature("fail", "no"), worker.signature("add", 2, 2), body=body)
+
+    until(lambda: all("task-failed" in kinds(worker.dsn, member.id) for member in result.results))
+    for member in result.results:
+        told = kinds(worker.dsn, member.id)
+        assert not {"operator-acted", "task-revoked"} & set(told[: told.index("task-failed")])
+        assert told.count("task-failed") == 1
+        with pytest.raises(ValueError, match="no"):
+            member.get(timeout=PATIENCE)
+
+
 def test_an_immutable_body_gets_no_values(worker: Worker) -> None:
     """It has arguments of its own."""
     body = worker.signature("add", 20, 1)
@@ -262,6 +278,22 @@ def test_the_errback_of_the_chord_hears_of_both_where_that_is_allowed(worker: Wo
     failed, good = result.parent.results
     until(lambda: heard(worker, result.id) and heard(worker, failed.id))
     assert [len(heard(worker, task.id)) for task in (result, failed, good)] == [1, 1, 0]
+
+
+def test_an_errback_of_an_inner_and_the_outer_body_is_called_once(worker: Worker) -> None:
+    """Celery links that of the outer chord to both: the inner body fails and calls it, and the outer one fails because of that."""
+    inner_body = worker.signature("collect").set(task_id=str(uuid4()))
+    outer_body = worker.signature("collect")
+    for body in (inner_body, outer_body):
+        body.link_error(worker.signature("oops"))
+    outer_body.link_error(worker.signature("oops").set(priority=1))  # of the outer alone
+    inner = chord([worker.signature("add", 1, 1), worker.signature("fail", "no")], inner_body, app=worker.app)
+
+    result = started(worker, worker.signature("add", 2, 2), inner, body=outer_body)
+
+    failure_of(result)
+    until(lambda: heard(worker, result.id) and heard(worker, inner_body.id))
+    assert (len(heard(worker, inner_body.id)), len(heard(worker, result.id))) == (1, 1)
 
 
 # Headers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from celery import Celery
+from celery import Celery, group
 from celery.exceptions import ChordError
 
 from celery_journal.journal import Emitter, Journal
@@ -79,6 +81,32 @@ def test_a_member_that_failed_without_a_part_fails_the_body(app: Celery, mailbox
     assert str(result.result) == "Dependency m0 raised ValueError('no')"
 
 
+@pytest.mark.parametrize("body", ["task", "group"])
+def test_a_body_fails_once_though_its_failure_waits_in_the_spool(
+    make_app: NewApp, mailbox: Mailbox, dsn: str, tmp_path: Path, body: str
+) -> None:
+    """What this process has just recorded while it believes that the database is away, no view shows yet."""
+    app = make_app(**mailbox.conf, result_backend_transport_options={**AT_ONCE, "spool": str(tmp_path / "spool")})
+    if body == "group":
+        ends, errbacks = ["body0", "body1"], 0
+        signature = group([app.signature("scene.sum", task_id=end) for end in ends], app=app)
+    else:
+        ends, errbacks = ["body"], 1
+        signature = app.signature("scene.sum", task_id="body", link_error=[app.signature("scene.oops")])
+    app.backend.apply_chord(("g", [app.AsyncResult("m0")]), signature)
+    give_back(app, 0, ValueError("no"), "FAILURE")
+    with psycopg.connect(dsn, autocommit=True) as connection:  # told by a process that died before it could end the chord
+        Journal().append(connection, Emitter().emit(ChordSizeSet, "g", size=1))
+    app.backend.outage._away_until = time.monotonic() + 60
+
+    app.backend.sweep_chords()
+    app.backend.outage._away_until = 0.0
+    app.backend.outage.turn()
+
+    assert [kinds(dsn, end).count("task-failed") for end in ends] == [1] * len(ends)
+    assert len(mailbox.sent()) == errbacks
+
+
 def test_a_member_without_a_request_takes_its_place_in_the_header(app: Celery, mailbox: Mailbox) -> None:
     """Somebody stored its result by hand."""
     begin(app)
@@ -116,16 +144,17 @@ def test_a_member_behind_a_task_that_failed_will_not_run(app: Celery, where: str
     assert str(app.AsyncResult("body").result) == "Dependency m0 raised ValueError('no')"
 
 
-@pytest.mark.parametrize("state", ["STARTED", "RETRY", "PROGRESS", "SUCCESS of the first", "asked to be revoked"])
+@pytest.mark.parametrize("state", ["STARTED", "RETRY", "PROGRESS", "SUCCESS of the first", "started after a revoke"])
 def test_a_member_that_may_still_return_is_waited_for(app: Celery, mailbox: Mailbox, dsn: str, state: str) -> None:
-    """It runs, or will; a revoke that was asked for may come too late."""
+    """It runs, or will; a revoke that was asked for came too late."""
     begin(app, app.AsyncResult("m0", parent=app.AsyncResult("first")), app.AsyncResult("m1"))
     give_back(app, 1, "told")
     match state:
         case "SUCCESS of the first":
             app.backend.store_result("first", 1, "SUCCESS")
-        case "asked to be revoked":
+        case "started after a revoke":
             app.backend.mark_as_revoked("m0", "revoked")
+            app.backend.store_result("m0", {}, "STARTED", request=request_of(app, 0))
         case _:
             app.backend.store_result("m0", ValueError("later") if state == "RETRY" else {}, state, request=request_of(app, 0))
 
@@ -133,6 +162,21 @@ def test_a_member_that_may_still_return_is_waited_for(app: Celery, mailbox: Mail
     assert kinds(dsn, "g").count("chord-part-returned") == 1
     give_back(app, 0, "after all")
     assert values(mailbox) == [["after all", "told"]]
+
+
+def test_a_member_that_was_asked_to_be_revoked_fails_the_body(app: Celery, mailbox: Mailbox) -> None:
+    """While a worker holds it for its eta, or nobody reads its queue: its own result says REVOKED already."""
+    begin(app)
+    give_back(app, 1, "told")
+    app.backend.mark_as_revoked("m0", "revoked")
+
+    assert app.backend.sweep_chords() == ["g"]
+
+    error = app.AsyncResult("body").get(propagate=False, timeout=10)
+    assert (type(error), str(error)) == (ChordError, "Dependency m0 raised TaskRevokedError('revoked')")
+    assert mailbox.sent() == []
+    give_back(app, 0, "after all")
+    assert mailbox.sent() == []
 
 
 def test_a_member_gets_a_moment_to_tell_by_itself(make_app: NewApp, mailbox: Mailbox, dsn: str) -> None:

@@ -186,7 +186,7 @@ def test_a_refused_login_has_an_exit_code_of_its_own(empty_database: str) -> Non
     result = command("--dsn", stranger, "migrate")
 
     assert result.returncode == 4
-    assert "refuses the connection" in result.stderr
+    assert 'knows no such login (role "stranger" does not exist)' in result.stderr
     assert "Traceback" not in result.stderr
 
 

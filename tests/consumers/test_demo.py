@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pty
 import re
@@ -157,6 +158,39 @@ def test_nothing_keeps_running_after_a_demo_that_was_killed(directory: Path, env
         demo.kill()
 
     until(lambda: not running(directory))
+
+
+def test_a_demo_that_is_kept_names_commands_that_work(directory: Path, environment: dict[str, str]) -> None:
+    """Each as it is printed, while the demo waits; Ctrl-C then ends it well, and removes everything."""
+    with subprocess.Popen([*COMMAND, "--keep"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        assert demo.stdout is not None
+        assert any("Try it" in line for line in demo.stdout)
+        lines = (line.strip() for line in demo.stdout)
+        commands = list(itertools.islice((line for line in lines if " list" in line or " journal " in line or "--dsn" in line), 5))
+
+        programs = Path(sys.executable).parent
+        ended = [
+            subprocess.run(
+                command,
+                shell=True,  # as a user types it
+                env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=DEADLINE,
+            )
+            for command in commands
+        ]
+        demo.send_signal(signal.SIGINT)
+        rest = demo.stdout.read()
+
+    assert len(commands) == 5
+    assert [(one.returncode, one.stderr) for one in ended] == [(0, "")] * 5
+    assert "square" in ended[0].stdout
+    assert "ZeroDivisionError" in ended[3].stdout
+    assert "would send" in ended[4].stdout
+    assert (demo.returncode, "nothing is left running" in rest) == (0, True)
+    assert leftovers(directory) == []
 
 
 def worker_of(demo: subprocess.Popen[str]) -> list[int]:

@@ -94,9 +94,17 @@ def starts(directory: Path) -> int:
 
 
 def running(directory: Path, what: str = "") -> list[int]:
-    """The ids of the processes that have the directory in their command."""
+    """The ids of the processes that have the directory in their command, or work in it, as a server of root's does."""
     processes = subprocess.run(["ps", "-axww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in processes if f"{directory}" in line and what in line]
+    named = [(int(line.split()[0]), line) for line in processes if what in line]
+    return [process for process, line in named if f"{directory}" in line or f"{directory}" in works_in(process)]
+
+
+def works_in(process: int) -> str:
+    """The directory that the process works in; empty where it has ended, or is not ours to look at."""
+    with suppress(OSError):
+        return str(Path(f"/proc/{process}/cwd").readlink())
+    return ""
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -257,7 +265,7 @@ def test_a_server_that_outlives_its_keeper_ends_before_the_next_one_starts(direc
         os.kill(keeper, signal.SIGKILL)
 
         with using(directory) as next_user:
-            until(lambda: running(directory, "pg_ctl stop"))
+            until(lambda: running(directory, "pg_ctl -D"))
             assert starts(directory) == 1
             os.kill(server, signal.SIGCONT)
 
@@ -319,6 +327,35 @@ def test_the_server_runs_for_a_normal_user(directory: Path) -> None:
 
         assert started_at(dsn)
         assert {path.stat().st_uid for path in directory.iterdir()} == {directory.stat().st_uid} != {0}
+
+
+@pytest.mark.parametrize("name", [pytest.param("journal", id="plain"), pytest.param("deep/" * 40, id="deep")])
+def test_directories_that_were_there_keep_their_modes(tmp_path: Path, name: str) -> None:
+    """Root's private ones too, to which the account that the server has there has no way."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    above = [private, *private.parents]
+    before = [path.stat().st_mode for path in above]
+
+    with using(private / name) as user:
+        assert started_at(said(user))
+    until(lambda: not running(private / name))
+
+    assert [path.stat().st_mode for path in above] == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a server of another account")
+def test_programs_that_the_account_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed where only root may go stays closed; it is said where to put it."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir(mode=0o700)
+    (binaries / "postgres").touch(mode=0o755)
+    monkeypatch.setattr(embedded, "_binaries", lambda: binaries)
+
+    with pytest.raises(DatabaseUnreachable, match=r"others may not run what is in .+; install celery-journal where they may"):
+        embedded.use(tmp_path / "journal")
+
+    assert binaries.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_server_listens_on_its_socket_only(directory: Path) -> None:

@@ -21,20 +21,12 @@ import pytest
 
 from celery_journal.consumers.cli import main
 from celery_journal.journal import migrate
-from celery_journal.journal.events import (
-    ChordStarted,
-    GroupSaved,
-    OperatorActed,
-    TaskFailed,
-    TaskLost,
-    TaskSent,
-    TaskStarted,
-    WorkerOnline,
-)
+from celery_journal.journal.events import ChordStarted, GroupSaved, OperatorActed, TaskFailed, TaskLost, TaskSent, TaskStarted
+from celery_journal.journal.workers import WorkerOnline
 from tests.conftest import new_database
 
 from . import manytasks
-from .commanding import Commands, Ended, commanding
+from .commanding import Commands, Ended
 from .lostscene import Log, ago
 from .test_cli import as_url
 
@@ -97,13 +89,6 @@ def is_told(ended: Ended, *codes: int) -> None:
     """Assert that the command ended as it should, and not with a traceback of its own."""
     assert ended.code in codes, ended
     assert not re.search(r"Traceback \(most recent call last\):\s+File ", ended.text), ended.said
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    """What runs commands quickly."""
-    with commanding() as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +272,18 @@ def test_an_option_that_is_none_is_told_as_what_it_is_meant_to_be(arguments: lis
 
     is_told(ended, 2)
     assert sentence in ended.err
+
+
+@pytest.mark.parametrize("task_id", [pytest.param("", id="empty"), pytest.param("x" * 2501, id="long")])
+@pytest.mark.parametrize(
+    "path", [["annotate", "--note", "x"], ["replay", "--broker", "memory://"], ["revoke", "--unknown", "--broker", "memory://"]]
+)
+def test_an_id_that_no_task_has_is_wrong_usage(path: list[str], task_id: str, commands: Commands, empty_journal: str) -> None:
+    """Before anybody is told to revoke it."""
+    ended = commands.run(*path, "--yes", task_id, dsn=empty_journal)
+
+    is_told(ended, 2)
+    assert "no task has an id that is empty, or longer than 2,500 bytes" in ended.err
 
 
 def test_words_that_found_nothing_and_may_be_wrong_are_doubted(commands: Commands, many_tasks: str) -> None:

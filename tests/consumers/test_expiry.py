@@ -11,6 +11,7 @@ from celery import Celery
 
 from celery_journal.consumers.backend import JournalBackend
 from celery_journal.journal import events as kinds_of
+from celery_journal.journal.workers import WorkerOnline
 from celery_journal.projections import ChordCounter, GroupResult, expiry
 
 from .scene import ask, delivered, kinds, until
@@ -35,7 +36,7 @@ def finished_chord(backend: JournalBackend, group_id: str) -> None:
 
 def silent_worker(backend: JournalBackend, dsn: str, name: str, silence: timedelta) -> None:
     """Record a worker that was last heard of so long ago, by the clock of the database."""
-    backend.append(backend.emitter.emit(kinds_of.WorkerOnline, name))
+    backend.append(backend.emitter.emit(WorkerOnline, name))
     moment = f"now() - interval '{silence.total_seconds()} seconds'"
     ask(dsn, f"update celery_journal.worker_row set last_seen = {moment} where worker = '{name}' returning 1".encode())
 
@@ -220,3 +221,41 @@ def test_a_group_that_was_given_a_size_and_is_no_chord_expires(make_app: NewApp,
     app.backend.cleanup()
 
     assert {name for (name,) in ask(dsn, b"select group_id from celery_journal.chord_counter")} == {"open", "young"}
+
+
+@pytest.mark.parametrize("year", [1970, 2150])
+def test_what_a_clock_cannot_have_seen_expires_by_when_it_was_recorded(year: int, make_app: NewApp, dsn: str) -> None:
+    """Neither at once nor never."""
+    app = make_app(result_expires=timedelta(days=1))
+    app.backend.append(app.backend.emitter.emit(kinds_of.TaskSucceeded, "odd", occurred_at=datetime(year, 1, 1, tzinfo=UTC)))
+    app.backend.cleanup()
+    kept = kinds(dsn, "odd")
+    ask(dsn, b"update celery_journal.task_result_row set recorded_at = now() - interval '2 days' returning 1")
+
+    app.backend.cleanup()
+
+    assert kept == ["task-succeeded"]
+    assert kinds(dsn, "odd") == ["task-succeeded", "task-expired"]
+
+
+@pytest.mark.parametrize("year", [1970, 2150])
+def test_groups_and_chords_of_an_impossible_clock_expire_by_when_they_were_recorded(year: int, make_app: NewApp, dsn: str) -> None:
+    """A saved group, a chord that has ended, and a size of what never became a chord."""
+    backend = make_app(result_expires=timedelta(days=1)).backend
+    moment = datetime(year, 1, 1, tzinfo=UTC)
+    for kind, stream, fields in (
+        (kinds_of.GroupSaved, "group", {"members": ("a",)}),
+        (kinds_of.ChordStarted, "chord", {"size": 0}),
+        (kinds_of.ChordUnlocked, "chord", {"task_id": "body"}),
+        (kinds_of.ChordSizeSet, "sized", {"size": 2}),
+    ):
+        backend.append(backend.emitter.emit(kind, stream, occurred_at=moment, **fields))
+    backend.cleanup()
+    kept = [kinds(dsn, name)[-1] for name in ("group", "chord", "sized")]
+    for table in ("group_result_row", "chord_counter_row"):
+        ask(dsn, f"update celery_journal.{table} set recorded_at = now() - interval '2 days' returning 1".encode())
+
+    backend.cleanup()
+
+    assert kept == ["group-saved", "chord-unlocked", "chord-size-set"]
+    assert [kinds(dsn, name)[-1] for name in ("group", "chord", "sized")] == ["group-expired"] * 3

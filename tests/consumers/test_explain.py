@@ -27,6 +27,7 @@ from celery_journal.journal.events import (
     TaskReplayed,
     TaskRetried,
     TaskRevoked,
+    TaskSent,
     TaskSucceeded,
     TaskWitnessed,
 )
@@ -109,6 +110,23 @@ def test_a_task_that_waits_for_its_eta(log: Log) -> None:
         str(explain(log.connection, "t")),
     )
     assert told(log, "u") == "It was received by w1 <t> ago, waiting for its eta in <t>. w1 is alive, heard of <t> ago."
+
+
+@pytest.mark.parametrize(
+    ("exchange", "routing_key", "words"),
+    [
+        ("media", "media.video", "sent to the exchange `media` with"),
+        ("celery_delayed_27", f"{'0.' * 27}1.media.video", "sent to the exchange `celery_delayed_27`, which delays it, with"),
+        ("", "", None),
+        (7, "media", None),
+    ],
+)
+def test_a_task_whose_queue_nobody_knows(log: Log, exchange: object, routing_key: str, words: str | None) -> None:
+    """That no worker consumes it would be said of a queue that is none."""
+    log.tell(TaskSent, "t", name="app.send", message={"exchange": exchange, "routing_key": routing_key})
+
+    way = f"{words} the routing key `media.video`, and which queue that is, is not known" if words else "where is not known"
+    assert told(log) == f"It is queued <t>, {way}."
 
 
 def test_a_task_that_has_expired_in_its_queue(log: Log) -> None:
@@ -205,14 +223,14 @@ def test_a_retry_tells_its_cause_and_when(log: Log) -> None:
         log.tell(
             TaskRetried, "t", attempt=attempt, worker="w1", run=f"r{attempt}", result=NO, content_type="application/json", eta=ago(-20)
         )
-    assert told(log) == "It is retrying for the second time because of ValueError('no'); the next attempt is due in <t>."
+    assert told(log) == "It is retrying for the second time because of ValueError: no; the next attempt is due in <t>."
 
     log.sent(attempt=2, eta=ago(-20))
     assert told(log).endswith("the next attempt is due in <t>.\nIt is queued <t> on `mail`, waiting for its eta in <t>.")
 
     log.received(attempt=2, run="r2", eta=ago(-20))
     assert told(log) == (
-        "It is retrying for the second time because of ValueError('no').\n"
+        "It is retrying for the second time because of ValueError: no.\n"
         "It was received by w1 <t> ago, waiting for its eta in <t>. w1 is alive, heard of <t> ago."
     )
 
@@ -221,7 +239,7 @@ def test_a_retry_tells_its_cause_and_when(log: Log) -> None:
     ("kind", "fields", "words"),
     [
         pytest.param(TaskSucceeded, {}, "It has succeeded after <t> on w1 at <at>.", id="succeeded"),
-        pytest.param(TaskFailed, {"result": NO}, "It has failed with ValueError('no') after <t> on w1 at <at>.", id="failed"),
+        pytest.param(TaskFailed, {"result": NO}, "It has failed with ValueError: no after <t> on w1 at <at>.", id="failed"),
         pytest.param(
             TaskFailed,
             {"result": b"\x80", "content_type": "application/x-python-serialize", "traceback": "Traceback\nKeyError: 1\n"},
@@ -256,14 +274,15 @@ def test_a_revoked_task_tells_who_asked_and_who_did_it(log: Log) -> None:
     """F02: somebody asked, a worker did; until then it only was asked for."""
     log.sent()
     log.tell(OperatorActed, "t", action="revoke", author="alice@host")
-    assert told(log).endswith("\nalice@host asked for it to be revoked; no worker has done so yet.")
+    assert told(log).endswith("\nalice@host (login postgres) asked for it to be revoked; no worker has done so yet.")
 
     log.tell(TaskRevoked, "t")
-    assert told(log) == "It was asked to be revoked at <at> by alice@host; no worker has done so, and one that has it may still run it."
+    heard = "a worker that has heard so discards its message, and one that has not may still run it"
+    assert told(log) == f"It was revoked at <at> by alice@host (login postgres): {heard}."
 
     expired = json.dumps({"exc_type": "TaskRevokedError", "exc_message": ["expired"], "exc_module": "celery.exceptions"}).encode()
     log.tell(TaskRevoked, "t", worker="w2", result=expired)
-    assert told(log) == "It was revoked at <at>, asked for by alice@host, effected by w2 (TaskRevokedError('expired'))."
+    assert told(log) == "It was revoked at <at>, asked for by alice@host (login postgres), effected by w2 (TaskRevokedError: expired)."
 
 
 def test_a_task_that_was_given_back(log: Log) -> None:
@@ -372,7 +391,22 @@ def test_chords_and_groups_that_have_ended(log: Log) -> None:
     assert told(log, "s") == "It is a saved group of 2: 1 have not ended: b (not heard of)."
 
     log.sent("c", group_id="unsaved")
-    assert told(log, "unsaved") == "It is a group of which these tasks have not ended: c (PENDING)."
+    assert told(log, "unsaved").startswith("It is a group of which these tasks have not ended: c (PENDING).\n")
+
+
+def test_the_cause_is_told_however_many_wait_for_each_other(log: Log) -> None:
+    """A chord waits for the body of another one, which waits for a task whose queue nobody consumes."""
+    chord(log, 2, 1)
+    log.tell(ChordStarted, "h", result=json.dumps([[["x", None], None]]).encode(), task_id="m1")
+    log.tell(ChordSizeSet, "h", size=1)
+    log.sent("x", queue="reports", group_id="h")
+
+    explained = explain(log.connection, "body")
+
+    assert list(explained.causes) == ["m1", "x"]
+    assert explained.lines[-1].startswith("x, which that waits for: It is queued ")
+    assert explained.lines[-1].endswith("on `reports`, no live worker consumes it.")
+    assert [cause["id"] for cause in explained.as_dict()["causes"]] == ["m1", "x"]
 
 
 def test_clocks_that_disagree_are_named(log: Log) -> None:
@@ -449,5 +483,8 @@ def test_a_task_that_was_sent_again_tells_of_the_other(log: Log) -> None:
     log.tell(TaskReplayed, "t", task_id="u", replay="r", author="ann@shop", reason="bank was down")
     log.sent("u", message={"headers": {"journal_replay_of": "t"}})
 
-    assert told(log, "t").endswith("It was sent again as u <t> ago by ann@shop: bank was down.")
+    assert told(log, "t").endswith("ann@shop: bank was down.\nThat has not ended: PENDING.")
+
+    log.tell(TaskSucceeded, "u")
+    assert told(log, "t").endswith("ann@shop: bank was down.\nThat has ended: SUCCESS.")
     assert told(log, "u").endswith("It is t, sent again.")

@@ -165,7 +165,7 @@ def test_arguments_that_only_a_pickle_holds_are_known_as_one(connection: Connect
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 def test_django_celery_results_is_taken_over(connection: Connection, app: Celery, tmp_path: Path, serializer: str) -> None:
-    """Its own code has made the tables and their rows; the start of a task is known there, and its arguments are texts."""
+    """Its own code has made the tables and their rows; the start of a task is known there, and what its arguments look like."""
     file = tmp_path / "django.db"
     subprocess.run([sys.executable, "-m", "tests.consumers.djangoresults", str(file), serializer], cwd=ROOT, check=True)
 
@@ -184,7 +184,7 @@ def test_django_celery_results_is_taken_over(connection: Connection, app: Celery
     assert row.date_started is not None
     assert row.date_done is not None
     assert row.date_started <= row.date_done
-    assert app.AsyncResult("fine").args == "(1, 2)"
+    assert (app.AsyncResult("fine").args, app.AsyncResult("fine").kwargs) == ([1, 2], {"a": 1})
     assert verify(connection).differences == []
 
 

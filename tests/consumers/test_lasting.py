@@ -15,12 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from celery_journal.journal.events import TaskSent
-from tests.conftest import empty
 
 from .commanding import STYLES
 from .lostscene import Log
@@ -28,14 +26,6 @@ from .proxy import Proxy
 from .test_cli import as_url
 
 MAIN = [sys.executable, "-m", "celery_journal.consumers.cli"]
-
-
-@pytest.fixture
-def log(embedded_database: str) -> Iterator[Log]:
-    """The log of an empty journal."""
-    with psycopg.connect(embedded_database, autocommit=True) as connection:
-        empty(connection)
-        yield Log(connection)
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,11 +13,14 @@ from celery import Celery
 
 from celery_journal.consumers.backend.unhurried import Unhurried
 from celery_journal.journal import Emitter, IdTooLong, Journal
-from celery_journal.journal.codec import MAX_ID_BYTES
-from celery_journal.journal.events import TaskSent, WorkerHeartbeat
+from celery_journal.journal.constraints import MAX_ID_BYTES
+from celery_journal.journal.events import TaskSent
+from celery_journal.journal.workers import WorkerHeartbeat
 from celery_journal.projections import Worker
 
-from .scene import new_app, url_of
+from .conftest import NewApp
+from .scene import new_app, until, url_of
+from .workers import settings, working
 
 
 def long_id(length: int) -> str:
@@ -83,3 +89,63 @@ def test_a_worker_keeps_its_name(dsn: str) -> None:
     app.backend.append(Emitter().emit(WorkerHeartbeat, "celery@" + "w" * 60))
 
     assert app.backend.database.run(lambda connection: Worker.get_many(connection, ["celery@" + "w" * 60]))
+
+
+@pytest.mark.parametrize("send", ["apply_async", "send_task", "chain"])
+def test_a_task_with_a_longer_one_is_not_sent(send: str, make_app: NewApp) -> None:
+    """Its result could not be had, so whoever sends it learns that at once."""
+    app = make_app(broker_url="memory://")
+
+    @app.task(name="add", shared=False)
+    def add() -> None:
+        pass
+
+    calls: dict[str, Callable[[], object]] = {
+        "apply_async": lambda: add.apply_async(task_id=long_id(3000)),
+        "send_task": lambda: app.send_task("add", task_id=long_id(3000)),
+        "chain": lambda: add.si().set(task_id=long_id(3000)).apply_async(),
+    }
+    with pytest.raises(IdTooLong, match="give it a shorter one"):
+        calls[send]()
+
+
+def test_nobody_waits_for_a_longer_one(app: Celery) -> None:
+    """There will never be a result of that name."""
+    for ask in (lambda result: result.get(timeout=3), lambda result: result.state, lambda result: result.get(timeout=None)):
+        with pytest.raises(IdTooLong):
+            ask(app.AsyncResult(long_id(3000)))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+@pytest.mark.parametrize(("length", "limit"), [(3006, MAX_ID_BYTES), (300, 255)], ids=["of the log", "of an option"])
+def test_a_worker_outlives_a_longer_one(pool: str, length: int, limit: int, embedded_database: str, tmp_path: Path) -> None:
+    """One sent by somebody without a journal: its body runs, the log says what is not recorded, and the next task ends well."""
+    options = {"task_id_max_length": limit}
+    arguments = ["-P", pool, *(["-c", "2"] if pool == "prefork" else [])]
+    token, conf = f"long-{uuid4().hex[:8]}", dict[str, Any](result_backend_transport_options=options)
+    with working("filesystem", url_of(embedded_database), "", tmp_path, *arguments, token=token, **conf) as worker:
+        foreign = new_app("cache+memory://", **settings("filesystem", tmp_path / token, token))
+
+        foreign.send_task("scene.add", (1, 2), task_id="x" * length)
+
+        until(lambda: "give it a shorter one" in worker.said())
+        assert worker.send("add", 2, 2).get(timeout=30) == 4
+        until(lambda: worker.said().count("succeeded in") >= 2)
+        assert worker.process.poll() is None
+        assert "Traceback" not in worker.said()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_outlives_a_count_of_retries_that_is_none(pool: str, embedded_database: str, tmp_path: Path) -> None:
+    """It is the sender's, who may be anybody: the body runs, and its end is recorded."""
+    arguments = ["-P", pool, *(["-c", "2"] if pool == "prefork" else [])]
+    token = f"odd-{uuid4().hex[:8]}"
+    with working("filesystem", url_of(embedded_database), "", tmp_path, *arguments, token=token) as worker:
+        foreign = new_app("cache+memory://", **settings("filesystem", tmp_path / token, token))
+
+        sent = [foreign.send_task("scene.add", (1, 2), retries=retries) for retries in (2**40, -1, 1.5)]
+
+        assert [worker.app.AsyncResult(one.id).get(timeout=30) for one in sent] == [3, 3, 3]
+        until(lambda: worker.said().count("succeeded in") == 3)
+        assert "could not be" not in worker.said()
+        assert worker.process.poll() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
 import pytest
 from billiard.exceptions import WorkerLostError
 from celery import chord
@@ -13,7 +14,8 @@ from celery.exceptions import ChordError
 from celery_journal.consumers.failing import fail_lost
 from celery_journal.consumers.lost import find_lost, mark_lost
 from celery_journal.journal import Connection
-from celery_journal.journal.events import ChordPartReturned, ChordSizeSet, TaskStarted, TaskSucceeded, WorkerOffline, WorkerOnline
+from celery_journal.journal.events import ChordPartReturned, ChordSizeSet, TaskStarted, TaskSucceeded
+from celery_journal.journal.workers import WorkerOffline, WorkerOnline
 from celery_journal.projections import verify
 
 from .lostscene import GRACE, Log, pause
@@ -168,6 +170,65 @@ def test_a_chord_whose_body_was_not_sent_is_failed(log: Log, dsn: str, make_app:
     with pytest.raises(ChordError, match="nobody has sent it"):
         app.AsyncResult("body").get(timeout=10)
     assert kinds(dsn, "g")[-1] == "chord-failed"
+
+
+def begun(app: Any, mailbox: Mailbox, log: Log) -> tuple[Any, str]:
+    """A chord: one member has succeeded, and only the sweep tells of its part; the other is with a worker that goes. Body and member."""
+    members = [app.signature("scene.add", args=(n, n)) for n in range(2)]
+    body = app.signature("scene.sum").on_error(app.signature("scene.sorry"))
+    result = chord(members, app=app)(body)
+    sent = {message.args[0]: message for message in mailbox.sent()}
+    request = delivered(app, task_id=sent[0].id, group_id=result.parent.id, group_index=0, chord=body)
+    app.backend.store_result(sent[0].id, 1, "SUCCESS", request=request)
+    log.online()
+    log.started(sent[1].id, group_id=result.parent.id, group_index=1)
+    log.offline()
+    pause()
+    app.backend.sweep_chords()
+    return result, sent[1].id
+
+
+QUICKLY = {"result_backend_transport_options": {"track_publish": "sync", "sweep_interval": 0.001}}
+
+
+def test_a_member_that_is_failed_ends_its_chord_though_the_sweep_returned_another_part(
+    log: Log, dsn: str, make_app: Any, mailbox: Mailbox
+) -> None:
+    """At once, by whoever fails it: what the sweep has returned is counted."""
+    app = make_app(**mailbox.conf, **QUICKLY)
+    result, member = begun(app, mailbox, log)
+    (found,) = (one for one in find_lost(log.connection, GRACE) if one.task_id == member)
+
+    assert fail_lost(app.backend, found)
+
+    assert kinds(dsn, result.parent.id)[-1] == "chord-failed"
+
+
+def test_a_chord_that_is_failed_names_the_member_that_has_failed(log: Log, dsn: str, make_app: Any, mailbox: Mailbox) -> None:
+    """Also where its member was failed a moment before, and nobody has ended the chord yet; its error callback is called once."""
+    app = make_app(**mailbox.conf, **QUICKLY)
+    result, member = begun(app, mailbox, log)
+    found = {one.task_id: one for one in find_lost(log.connection, GRACE)}
+    with psycopg.connect(dsn, autocommit=True) as other:
+        part = app.backend.emitter.emit(
+            ChordPartReturned, result.parent.id, task_id=member, group_index=1, state="FAILURE", **error_of(app, "cut off")
+        )
+        log.journal.append(other, part)
+
+    assert fail_lost(app.backend, found[result.id])
+    assert not fail_lost(app.backend, found[result.id])
+
+    with pytest.raises(ChordError, match=f"Dependency {member} raised WorkerLostError.*cut off"):
+        app.AsyncResult(result.id).get(timeout=10)
+    assert [kind for kind in kinds(dsn, result.id) if kind == "task-failed"] == ["task-failed"]
+    assert kinds(dsn, result.parent.id).count("chord-failed") == 1
+    assert [message.task for message in mailbox.sent()].count("scene.sorry") == 1
+
+
+def error_of(app: Any, text: str) -> dict[str, Any]:
+    """What a part says that has failed with that."""
+    result = app.backend.encode(app.backend.encode_result(WorkerLostError(text), "FAILURE"))
+    return {"result": result.encode(), "content_type": "application/json", "content_encoding": "utf-8"}
 
 
 def test_the_mark_of_a_body_is_no_sign_that_it_was_sent(log: Log, make_app: Any, mailbox: Mailbox) -> None:

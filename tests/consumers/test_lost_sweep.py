@@ -16,7 +16,16 @@ from celery_journal.consumers.lost import find_lost
 from celery_journal.consumers.options import Options
 from celery_journal.consumers.sweeping import LostSweep, sweeping
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import ChordPartReturned, ChordSizeSet, ChordStarted, Event, TaskReceived, TaskSent, TaskSucceeded
+from celery_journal.journal.events import (
+    ChordPartReturned,
+    ChordSizeSet,
+    ChordStarted,
+    Event,
+    TaskReceived,
+    TaskSent,
+    TaskStarted,
+    TaskSucceeded,
+)
 from tests.conftest import empty, require
 
 from .lostscene import GRACE, Log, pause
@@ -191,7 +200,9 @@ def test_the_search_reads_what_has_not_ended_and_not_the_rest(dsn: str) -> None:
     events: list[Event] = []
     for number in range(5000):
         fields: dict[str, Any] = {"queue": f"q{number % 4}", "name": "add"}
-        events += [emitter.emit(TaskSent, f"t{number}", **fields), emitter.emit(TaskReceived, f"t{number}", worker="w1", run="r", **fields)]
+        ran: dict[str, Any] = {"worker": "w1", "run": "r", **fields}
+        events += [emitter.emit(TaskSent, f"t{number}", **fields), emitter.emit(TaskReceived, f"t{number}", **ran)]
+        events.append(emitter.emit(TaskStarted, f"t{number}", **ran))  # what was only received is given back, and not lost
         if number % 20:
             events.append(emitter.emit(TaskSucceeded, f"t{number}", worker="w1", run="r", **fields))
     with psycopg.connect(dsn, autocommit=True) as connection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -232,3 +233,26 @@ def test_a_script_ends_by_itself(embedded_database: str, app: Celery) -> None:
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     assert (ran.stdout, ran.stderr, ran.returncode) == ("<Task: abc123 (SUCCESS)>\n", "", 0)
+
+
+def test_a_result_is_decoded(app: Celery) -> None:
+    """As AsyncResult has it, an exception where it failed, None where nothing is stored."""
+    app.backend.mark_as_failure("broke", ValueError("no such shop"), "Traceback ...")
+
+    assert TaskResult.objects.get(task_id="abc123").return_value == {"rows": 5}
+    assert TaskResult.objects.get(task_id="old").return_value is None
+    assert repr(TaskResult.objects.get(task_id="broke").return_value) == "ValueError('no such shop')"
+
+
+def test_a_result_that_the_app_does_not_accept_is_not_decoded(app: Celery) -> None:
+    """Nor one that is broken: the sentence says why, and the bytes are there. Without an app whose results go there it is the same."""
+    stored = TaskResult.objects.store_result("application/x-python-serialize", "binary", "pickled", pickle.dumps(1), "SUCCESS")
+    broken = TaskResult.objects.store_result("application/json", "utf-8", "broken", "{", "SUCCESS")
+
+    with current(Celery("elsewhere", set_as_current=False)):
+        with pytest.raises(ValueError, match=r"the result of pickled cannot be decoded: Refusing to deserialize .*pickle"):
+            _ = stored.return_value
+        with pytest.raises(ValueError, match="the result of broken cannot be decoded: Expecting property name"):
+            _ = broken.return_value
+    assert stored.result == pickle.dumps(1)
+    assert stored.return_value == 1  # the current app accepts pickles

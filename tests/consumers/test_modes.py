@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 from celery.contrib.abortable import AbortableAsyncResult
+from celery.exceptions import Ignore
 from celery.result import EagerResult
 from kombu.exceptions import ContentDisallowed
 
@@ -63,6 +64,34 @@ def test_an_eager_task_is_stored_on_request(make_app: NewApp, dsn: str) -> None:
     assert (stored.get(timeout=PATIENCE), stored.name, stored.args) == (3, "scene.add", [1, 2])
     with pytest.raises(ValueError, match="negative"):
         app.AsyncResult(bad.id).get(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+@pytest.mark.parametrize("ends", ["well", "in failure", "after a retry", "ignored", "by Ignore"])
+def test_the_end_of_an_eager_task_that_tells_of_its_progress_is_recorded(make_app: NewApp, dsn: str, stored: bool, ends: str) -> None:
+    """Whether its result is stored or not: else it would be under way for ever, for all that the journal says."""
+    app = make_app(task_always_eager=True, task_store_eager_result=stored)
+
+    @app.task(name="scene.tell", shared=False, bind=True, ignore_result=ends == "ignored")
+    def tell(self: Any) -> int:
+        """Tell of the progress, and end."""
+        if self.request.retries == 0:
+            self.update_state(state="PROGRESS", meta={"done": 1})
+        if ends == "in failure":
+            raise ValueError("no")
+        if ends == "after a retry" and self.request.retries == 0:
+            raise self.retry(countdown=0)
+        if ends == "by Ignore":
+            raise Ignore
+        return 1
+
+    result = tell.delay()
+    app.backend.buffer.flush()
+
+    is_stored = stored and ends in {"well", "after a retry"}
+    states = {"in failure": "FAILURE", "by Ignore": "PROGRESS"}  # the latter as with a worker: it has said last that it is so
+    assert row(dsn, result.id).status == states.get(ends, "SUCCESS" if is_stored else "IGNORED")
+    assert row(dsn, result.id).date_done is not None
 
 
 def test_whoever_waits_in_eager_mode_is_warned(make_app: NewApp) -> None:

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.exceptions import BackendStoreError
 from psycopg.conninfo import conninfo_to_dict
 
-from celery_journal.consumers.backend import JournalBackend, JournalUnavailable, ResultTooLarge, outage
+from celery_journal.consumers.backend import JournalBackend, JournalUnavailable, ResultTooLarge, outage, process
 from celery_journal.journal import migrate
 from tests.journal.proxy import Proxy as LossyProxy
 
@@ -433,9 +433,10 @@ def test_a_try_whose_answer_was_lost_is_recorded_once(make_app: NewApp, dsn: str
     with LossyProxy(dsn) as proxy:
         app = make_app(url_of(proxy.dsn), **ALWAYS)
         backend = counting(app, url_of(proxy.dsn))
+        request = delivered(app, task_id="a")  # without one its row is read first
         proxy.lose_the_next_answer()
 
-        backend.store_result("a", 1, "SUCCESS")
+        backend.store_result("a", 1, "SUCCESS", request=request)
 
         assert proxy.lost.is_set()
         assert len(backend.tried) == 2
@@ -462,9 +463,9 @@ def test_a_workers_main_process_is_not_held_up(
     """B24: it looks after all others, so endless retries of Celery's end there when the retry budget is spent."""
     app = make_app(way.url, **ALWAYS, result_backend_transport_options={"retry_budget": BUDGET})
     backend = counting(app, way.url)
-    monkeypatch.setattr(outage, "_main_process", 0)
+    monkeypatch.setattr(process, "_main_process", 0)
     celery.signals.worker_init.send(sender=app)
-    assert outage.is_worker_main()
+    assert process.is_worker_main()
     way.close()
 
     if call == "store":
@@ -559,7 +560,7 @@ def test_a_workers_main_process_reads_what_it_decides_by_from_the_primary(
     make_app: NewApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a lost task had succeeded must not depend on how far behind a replica is."""
-    monkeypatch.setattr(outage, "_main_process", 0)
+    monkeypatch.setattr(process, "_main_process", 0)
     app = make_app(result_backend_transport_options={"read_dsn": proxy.dsn})
     celery.signals.worker_init.send(sender=app)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from kombu.serialization import loads
 
 from celery_journal.consumers import install
 from celery_journal.consumers.capture import CaptureStep
+from celery_journal.consumers.request import parent_of
 from celery_journal.journal.events import TaskSent
 
 from .proxy import Proxy
@@ -355,6 +357,25 @@ def test_a_task_that_is_retried_says_when_its_next_attempt_is_due(make_app: NewA
     assert retried.eta > datetime.now(UTC) + timedelta(seconds=30)
     assert b"ConnectionError" in (retried.result or b"")
     assert row(dsn, task_id).status == "RETRY"
+    assert again.root_id == task_id
+    assert again.parent_id is None  # Celery says that it is its own
+
+
+@pytest.mark.parametrize(
+    ("given", "sender", "parent"),
+    [
+        pytest.param("p", {"id": "p"}, "p", id="another"),
+        pytest.param("t", {"id": "t", "parent_id": None}, None, id="a root that tries again"),
+        pytest.param("t", {"id": "t", "parent_id": "t"}, None, id="and again"),
+        pytest.param("t", {"id": "t", "parent_id": "p"}, "p", id="one that replaces itself"),
+        pytest.param("t", {"id": "u", "parent_id": "p"}, None, id="told so by another"),
+        pytest.param("t", None, None, id="told so by nobody"),
+        pytest.param(None, {"id": "t", "parent_id": "p"}, None, id="none"),
+    ],
+)
+def test_a_task_is_not_its_own_parent(given: str | None, sender: dict[str, Any] | None, parent: str | None) -> None:
+    """Celery takes the task that sends a message without a parent for it, also where that is an attempt of itself."""
+    assert parent_of(given, "t", None if sender is None else SimpleNamespace(**sender)) == parent
 
 
 def test_what_cannot_be_stored_of_a_message_does_not_keep_it_from_being_recorded(make_app: NewApp, mailbox: Mailbox, dsn: str) -> None:

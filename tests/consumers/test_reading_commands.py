@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from celery_journal.consumers.chronicle import Chronicle
 from celery_journal.consumers.cli.history import bar
+from celery_journal.consumers.contents import DEEPEST
 from celery_journal.consumers.stats import snapshot, tallies
 from celery_journal.consumers.tail import Tail
 from celery_journal.journal.events import (
@@ -35,29 +35,13 @@ from celery_journal.journal.events import (
 )
 from celery_journal.journal.replays import ReplayFinished, ReplayPlanned, ReplayStarted
 from celery_journal.projections import Q
-from tests.conftest import empty
 
-from .commanding import STYLES, Commands, Ended, commanding, drawn_by
+from .commanding import STYLES, Commands, Ended, drawn_by
 from .lostscene import Log, ago
 from .test_cli import as_url
 
 NO = json.dumps({"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"}).encode()
 ERROR = {"result": NO, "content_type": "application/json", "traceback": "Traceback (most recent call last):\nValueError: no"}
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    """What runs commands quickly."""
-    with commanding() as commands:
-        yield commands
-
-
-@pytest.fixture
-def log(embedded_database: str) -> Iterator[Log]:
-    """The log of an empty journal."""
-    with psycopg.connect(embedded_database, autocommit=True) as connection:
-        empty(connection)
-        yield Log(connection)
 
 
 @pytest.fixture
@@ -163,7 +147,7 @@ def test_show_tells_everything_about_a_task(story: Log, commands: Commands, embe
         r"  replayed as +newer",
         r"  attempt 0 +RETRY on w1 from bills waited 10 s ran 10 s started .*",
         r"  attempt 1 +FAILURE on w2 from bills waited 40 s ran 20 s started .*",
-        r"  .* note by ann@here: card expired, resolved",
+        r"  .* note by ann@here \(login \w+\): card expired, resolved",
     ):
         assert re.search(rf"^{line}$", text, re.MULTILINE), (line, text)
 
@@ -230,9 +214,9 @@ def test_history_tells_each_transition_with_who_told_it(story: Log, commands: Co
         ("1 min", "1", "task-started"),
         ("1 min 20 s", "1", "task-failed"),
     ]
-    assert lines[2][4:] == ["w1", "backend", "ValueError('no')"]
+    assert lines[2][4:] == ["w1", "backend", "ValueError: no"]
     assert lines[6][3] == "operator-acted"
-    assert lines[6][6] == "note by ann@here: card expired, resolved"
+    assert re.fullmatch(r"note by ann@here \(login \w+\): card expired, resolved", lines[6][6])
     assert lines[7][6] == "sent again as newer: again"
 
 
@@ -311,7 +295,8 @@ def test_a_replay_has_a_history_of_its_own(log: Log) -> None:
 
     remarks = [line.remark for line in Chronicle.of(log.connection, "replay").lines]
 
-    assert remarks == ["2 tasks by ann@here: the bank was down", "2 tasks", "1 sent, 1 refused"]
+    assert re.fullmatch(r"2 tasks by ann@here \(login \w+\): the bank was down", remarks[0])
+    assert remarks[1:] == ["2 tasks", "1 sent, 1 refused"]
 
 
 def test_history_outlives_the_views(log: Log, commands: Commands, embedded_database: str) -> None:
@@ -372,6 +357,27 @@ def test_tail_says_where_it_has_not_looked(story: Log, commands: Commands, embed
     assert all_found.err == ""
 
 
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_an_error_is_told_alike_by_every_command(log: Log, commands: Commands, embedded_database: str, serializer: str) -> None:
+    """F06: by its type and the first line of its message, though the last line of its traceback is a page of pydantic's help."""
+    text = (
+        "Traceback (most recent call last):\n  File\npydantic_core._pydantic_core.ValidationError: 1 validation error for Order\n"
+        "amount\n  Input should be a valid integer\n    For further information visit https://errors.pydantic.dev/2/v/int_parsing\n"
+    )
+    stored = json.dumps({"exc_type": "ValidationError", "exc_message": [], "exc_module": "pydantic_core._pydantic_core"}).encode()
+    error: dict[str, Any] = {"result": stored, "content_type": "application/json", "traceback": text}
+    if serializer == "pickle":
+        error |= {"result": b"\x80", "content_type": "application/x-python-serialize"}
+    log.sent("t", group_id="g")
+    log.tell(TaskFailed, "t", name="app.send", worker="w1", run="r1", group_id="g", **error)
+    dsn = as_url(embedded_database)
+
+    for path in (["list"], ["explain", "t"], ["show", "t"], ["show", "g"], ["history", "t"], ["tail"]):
+        lines = [line for line in commands.run(*path, dsn=dsn).out.splitlines() if "ValidationError: 1 validation error for Order" in line]
+        assert lines, path
+        assert path == ["show", "t"] or (len(lines) == 1 and "pydantic" not in lines[0]), path
+
+
 # top and stats
 
 
@@ -396,7 +402,25 @@ def test_top_counts_what_waits_runs_and_ends(log: Log, commands: Commands, embed
     assert seen.rate(share) == pytest.approx(0.1)
     assert {share.key for share in seen.shares["state"]} == {"PENDING", "STARTED", "HALFWAY", "SUCCESS", "FAILURE"}
     assert "1 worker alive  1 waiting  2 running  in 1 min: 6 ended, 0.10 a second, 1 failed" in text
-    assert "worker\tw1\t0\t2\t6\t0.10\t1\t2 s\n" in text
+    assert "worker\tw1\t0\t2\t6\t0.10\t1\t2 s\t\n" in text
+
+
+def test_top_marks_workers_that_are_gone_and_tells_for_how_long_queues_wait(log: Log, commands: Commands, embedded_database: str) -> None:
+    """As `status` does."""
+    log.online("w1")
+    log.started("runs", worker="w1")
+    log.sent("waits", occurred_at=ago(300))
+    log.connection.execute("update celery_journal.worker_row set last_seen = clock_timestamp() - interval '1 hour'")
+
+    dsn = as_url(embedded_database)
+    seen = json.loads(told(commands.run("top", "--json", dsn=dsn)))
+    text = told(commands.run("top", dsn=dsn))
+    drawn = commands.run("top", "--once", dsn=dsn, terminal=True)
+
+    assert (seen["workers_alive"], seen["workers_gone"]) == (0, ["w1"])
+    assert 300 <= seen["queues"][0]["oldest"] < 600
+    assert "0 workers alive, 1 gone: w1  1 waiting" in text
+    assert "w1 (gone)" in drawn.text
 
 
 def test_top_tells_programs_one_snapshot(log: Log, commands: Commands, embedded_database: str) -> None:
@@ -448,6 +472,30 @@ def test_stats_measure_failures_waits_and_runs(log: Log, commands: Commands, emb
     assert (other.name, other.unended, other.failure_rate, other.run_time.p50) == ("other", 1, None, None)
     assert text.startswith("app.send\t100\t0\t96\t4\t0\t4.0 %\t0\t")
     assert text.count("\n") == 1
+
+
+def test_stats_count_by_queue_worker_hour_and_error_as_well(log: Log, commands: Commands, embedded_database: str) -> None:
+    """What it is of stands first, and has its own name in JSON; hours are in order."""
+    dsn = as_url(embedded_database)
+    for number in range(3):
+        log.sent(f"s{number}", queue="mail")
+        log.started(f"s{number}", worker="w1")
+        log.tell(TaskSucceeded, f"s{number}", worker="w1", name="app.send")
+    log.sent("f", queue="bills", name="app.bill", occurred_at=ago(7300))
+    log.tell(TaskFailed, "f", worker="w2", name="app.bill", occurred_at=ago(7200), **ERROR)
+
+    def counts(by: str) -> list[tuple[str, int, int]]:
+        found = json.loads(told(commands.run("stats", "--by", by, "--json", dsn=dsn)))
+        return [(one[by], one["tasks"], one["failed"]) for one in found]
+
+    assert counts("queue") == [("mail", 3, 0), ("bills", 1, 1)]
+    assert counts("worker") == [("w1", 3, 0), ("w2", 1, 1)]
+    assert counts("error") == [("ValueError: no", 1, 1)]
+    hours = counts("hour")
+    assert hours[0][1:] == (1, 1)
+    assert [hour for hour, *_ in hours] == sorted(hour for hour, *_ in hours)
+    assert told(commands.run("stats", "--by", "queue", dsn=dsn)).startswith("mail\t3\t")
+    assert "is not one of" in told(commands.run("stats", "--by", "colour", dsn=dsn), 2)
 
 
 def test_stats_count_the_last_day_unless_told_otherwise(log: Log, commands: Commands, embedded_database: str) -> None:
@@ -518,3 +566,45 @@ def test_drawings_are_plainer_where_an_output_does_not_know_them(story: Log, emb
     assert [line.index("task-") for line in drawn["ascii"].splitlines() if "task-" in line] == [
         line.index("task-") for line in drawn["utf-8"].splitlines() if "task-" in line
     ]
+
+
+@pytest.mark.parametrize("depth", [150, 900, 3000, 100_000])
+@pytest.mark.parametrize("where", ["result", "arguments", "meta", "message", "remark"])
+def test_what_is_nested_deeply_is_cut_and_the_rest_is_shown(
+    commands: Commands, log: Log, embedded_database: str, where: str, depth: int
+) -> None:
+    """Text and JSON: a limit of Python is none of the command's."""
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    kinds = {"content_type": "application/json", "content_encoding": "utf-8"}
+    inside: list[object] = []
+    for _ in range(min(depth, 400)):  # a log takes no more in the body of a fact
+        inside = [inside]
+    sent: dict[str, dict[str, Any]] = {"arguments": {"args": b"[1]", "kwargs": deep}, "message": {"message": {"headers": {"x": inside}}}}
+    ended: dict[str, dict[str, Any]] = {"result": {"result": deep, **kinds}, "meta": {"meta": deep}}
+    log.sent(**sent.get(where, {}))
+    log.tell(TaskSucceeded, "t", worker="w1", run="r1", **ended.get(where, {}))
+    if where == "remark":
+        log.tell(OperatorActed, "t", action="annotate", reason="seen", meta=deep)
+
+    shown, as_data = (commands.run("show", "t", *form, dsn=as_url(embedded_database)) for form in ([], ["--json"]))
+    history = commands.run("history", "t", dsn=as_url(embedded_database))
+
+    assert (shown.code, shown.err, as_data.code, history.code) == (0, "", 0, 0)
+    assert "attempt 0  SUCCESS on w1" in shown.out
+    assert ("seen" in shown.out) is (where == "remark")
+    assert json.loads(as_data.out)["task"]["status"] == "SUCCESS"
+    if where == "result" and depth < 1000:
+        assert shown.out.count('"a": {') == DEEPEST - 1
+        assert '"a": "\\u2026"' in shown.out
+
+
+def test_a_task_is_not_its_own_parent(commands: Commands, log: Log, embedded_database: str) -> None:
+    """So says Celery of a task without a parent that tries again, and so does what was recorded before we knew."""
+    log.sent(parent_id="t", root_id="t")
+    log.tell(TaskFailed, "t", worker="w1", run="r1", parent_id="t", root_id="t")
+
+    shown = commands.run("show", "t", "--json", dsn=as_url(embedded_database))
+    graph = commands.run("graph", "t", "--json", dsn=as_url(embedded_database))
+
+    assert json.loads(shown.out)["task"]["parent_id"] is None
+    assert json.loads(graph.out)["edges"] == []

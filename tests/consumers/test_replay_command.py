@@ -27,7 +27,7 @@ from .conftest import NewApp
 from .lostscene import Log
 from .replayscene import RABBITMQ, Queue, begun, failed, queue_of, resumed
 from .scene import ROOT, ask, kinds, until
-from .test_cli import as_url
+from .test_cli import as_url, command
 from .workers import available
 
 
@@ -95,6 +95,7 @@ def test_json(dsn: str, log: Log, queue: Queue) -> None:
         "dry_run": False,
         "planned": 1,
         "sent": [{"task_id": "a", "replayed_as": new_id("night", "a")}],
+        "guessed": [],
         "along": 0,
         "skipped": [],
         "refused": [],
@@ -158,9 +159,13 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(dsn: str, log: Log, que
     first, sent, stopped = said.splitlines()
     count = int(sent.split()[1])
     assert (first, 0 < count < 30) == ("replay slow of 30 tasks", True)
-    assert stopped == f"stopped, it was interrupted; {30 - count} tasks are left: replay --resume slow"
+    assert stopped == f"stopped, it was interrupted; {30 - count} tasks are left: celery-journal replay --resume slow"
     assert len(queue.taken()) == count
+    (listed,) = json.loads(command("replays", "--json", dsn=as_url(dsn)).stdout)
+    assert (listed["replay"], listed["planned"], listed["begun_to_send"], listed["in_doubt"]) == ("slow", 30, count, [])
+    assert command("replays", dsn=as_url(dsn)).stdout.rstrip().endswith("celery-journal replay --resume slow")
     assert replay(dsn, "--resume", "slow", "--rate", "1000/s", "--yes").stdout.splitlines()[-1] == "sent 30 tasks"
+    assert command("replays", dsn=as_url(dsn)).stdout == "every replay that was begun is at its end\n"
     assert len(queue.taken()) == 30 - count
 
 
@@ -328,7 +333,7 @@ def test_ctrl_c_does_not_wait_for_a_slow_rate(dsn: str, log: Log, queue: Queue) 
     assert said.splitlines() == [
         "replay slow of 2 tasks",
         "sent 1 task",
-        "stopped, it was interrupted; 1 task is left: replay --resume slow",
+        "stopped, it was interrupted; 1 task is left: celery-journal replay --resume slow",
     ]
 
 

@@ -17,7 +17,7 @@ from tests.conftest import require
 
 from .conftest import NewApp
 from .lostscene import Log
-from .replayscene import RABBITMQ, begun
+from .replayscene import RABBITMQ, begun, failed
 from .scene import current, until
 from .workers import available
 
@@ -106,3 +106,18 @@ def test_where_nobody_knows_the_queue_it_is_refused(make_app: NewApp, log: Log, 
     assert [why for _, why in summary.refused] == [
         f"RabbitMQ has delayed it, and this app has no queue for the routing key {key}, to which it went then"
     ]
+
+
+def test_a_retry_that_celery_has_sent_by_another_delaying_exchange(make_app: NewApp, log: Log, queue: Queue) -> None:
+    """That by which the attempt before came, with the routing key of it; older Celerys put one delay before the other."""
+    delay = f"{'0.' * 27}1."
+    headers = {"lang": "py", "root_id": "t", "retries": 1, "timelimit": [None, None], "origin": "gen1@web"}
+    message = {"exchange": "celery_delayed_1", "routing_key": f"{delay}{delay}{queue.routing_key}", "headers": headers, "properties": {}}
+    log.journal.append(log.connection, *failed(log.emitter, "t", queue.name, message=message))
+
+    summary = begun(log.connection, app_with(make_app, queue), ["t"]).run()
+
+    assert (list(summary.sent), summary.refused) == (["t"], [])
+    received = queue.get()
+    assert (received.headers["journal_replay_of"], received.delivery_info["exchange"]) == ("t", queue.exchange.name)
+    received.ack()

@@ -238,4 +238,4 @@ def test_a_broker_that_does_not_answer_is_one_sentence(dsn: str, connection: Con
 
     assert ended.returncode == 7
     assert ended.stderr.startswith("Error: no broker answers at amqp://guest:**@127.0.0.1:1//: ")
-    assert ended.stderr.endswith("when it is back: replay --resume later\n")
+    assert ended.stderr.endswith("when it is back: celery-journal replay --resume later\n")

@@ -118,7 +118,7 @@ def test_what_cannot_be_replayed_is_refused_in_one_sentence_and_the_rest_goes_on
         unsent: "it is not recorded how it was sent",
         broadcast: "it is not recorded how it was sent",
         "nobody": "the journal knows no such task",
-        strange: "its arguments cannot be decoded here (application/x-python-serialize); perhaps accept_content refuses them",
+        strange: "its arguments are a pickle, which a replay does not open: anybody may have written it",
         below: "the arguments of what comes after it were hidden by the caller (argsrepr, kwargsrepr)",
     }
     assert summary.sent.keys() == {good}
@@ -295,9 +295,9 @@ def test_a_topic_exchange_is_made(make_app: NewApp, mailbox: Mailbox, log: Log) 
 
 def test_an_expiry_inside_of_a_chain_moves_along(app: Celery, log: Log, mailbox: Mailbox, fail: Fail) -> None:
     """Or the worker would revoke that step at once."""
-    soon = datetime.now(UTC) + timedelta(seconds=0.05)
+    soon = datetime.now(UTC) + timedelta(seconds=2)
     task_id = fail(chain=[app.signature("scene.add", args=[1]).set(expires=soon, task_id="later")])
-    time.sleep(0.1)
+    time.sleep(2)
 
     begun(log.connection, app, [task_id]).run()
 

@@ -423,3 +423,14 @@ def test_a_result_tells_its_runs_and_why_it_is_where_it_is(app: Celery, backend:
     assert WORKER in str(result.explain())
     assert app.AsyncResult("unknown").attempts() == []
     assert "never" in str(app.AsyncResult("unknown").explain()).lower()
+
+
+def test_our_class_is_made_of_an_id_as_celerys_is(app: Celery, backend: JournalBackend) -> None:
+    """For those who import AsyncResult instead of asking an app for one: it is of the current app."""
+    backend.mark_as_done("a", 1, request=delivered(app, task_id="a"))
+
+    with current(app):
+        imported = results.AsyncResult("a")
+
+        assert [transition.kind for transition in imported.history()] == ["task-succeeded"]
+        assert (imported.get(timeout=PATIENCE), imported.replayed_as) == (1, ())

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
 from celery import Celery
 from celery.app.task import Context
+from click.testing import CliRunner
 from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
 
 from celery_journal.consumers.backend import JournalBackend
+from celery_journal.consumers.cli import main
+from celery_journal.consumers.cli.app import journal
+from celery_journal.consumers.cli.target import AppTarget
 from celery_journal.consumers.explain import explain
 from celery_journal.consumers.lost import find_lost, sweep_lost
 from celery_journal.consumers.stale import get_stale_tasks
 from celery_journal.consumers.sweeping import LostSweep
-from celery_journal.journal import Connection
+from celery_journal.journal import Connection, RightsMissing, migrate, role_name, roles_script
 from celery_journal.journal.events import ChordPartReturned, ChordStarted
 from celery_journal.projections import TaskResult, rebuild, verify
-from tests.roles import with_roles
+from tests.conftest import LOCAL_SERVER
+from tests.roles import KINDS, with_roles
 
+from .conftest import NewApp
 from .lostscene import GRACE, Log, ago, pause
-from .scene import ask
+from .scene import Mailbox, ask, new_app, until, url_of
 from .test_cli import as_url, command
 
 
 @pytest.fixture
 def roles(dsn: str) -> Iterator[str]:
     """The DSN of a journal that has the roles, with the logins app_writer and app_reader as members."""
-    with with_roles(dsn, app_writer="celery_journal_writer", app_reader="celery_journal_reader"):
+    with with_roles(dsn, app_writer="writer", app_reader="reader"):
         yield dsn
 
 
@@ -137,6 +145,43 @@ def test_the_writer_marks_what_is_lost_and_the_reader_finds_and_explains_it(role
         assert ask(roles, b"select claimed_by from celery_journal.chord_lease") == [(backend.emitter.name,)]
 
 
+def test_who_may_not_record_a_revoke_has_the_workers_told_nothing(roles: str) -> None:
+    """Or else they would discard tasks, and the log would not say why."""
+    app = new_app("disabled://")
+    asked: list[Any] = []
+    with app.connection_for_read() as connection:
+        node = app.control.mailbox.Node("w@h", channel=connection.default_channel)
+        node.listen(callback=lambda body, _message: asked.append(body["arguments"].get("task_id") or body["arguments"]["ids"]))
+        codes = []
+        for user in ("app_reader", "app_writer"):
+            revoked = [f"t of {user}", "--unknown", "--broker", "memory://", "--yes"]
+            codes.append(CliRunner().invoke(main, ["--dsn", as_url(make_conninfo(roles, user=user)), "revoke", *revoked]).exit_code)
+        until(lambda: connection.drain_events(timeout=1) or len(asked) == 2)
+
+    assert (codes, asked) == ([4, 1], [["t of app_writer"]] * 2)  # who has it, and the revoke; nobody answers
+
+
+def test_who_may_not_record_a_periodic_task_sends_none(roles: str, make_app: NewApp, mailbox: Mailbox) -> None:
+    """A task that nobody is known to have sent."""
+    schedule = {"nightly": {"task": "scene.add", "schedule": 3600.0, "args": (1, 2)}}
+    ended = {}
+    for user in ("app_reader", "app_writer"):
+        app = make_app(url_of(make_conninfo(roles, user=user)), beat_schedule=schedule, **mailbox.conf)
+        ended[user] = CliRunner().invoke(journal.commands["periodic"], ["run", "nightly", "--yes"], obj=AppTarget(app))
+
+    assert isinstance(ended["app_reader"].exception, RightsMissing)
+    assert ended["app_writer"].exit_code == 0
+    assert [message.task for message in mailbox.sent()] == ["scene.add"]
+
+
+def test_a_capture_that_may_not_record_takes_nothing_from_the_broker(roles: str) -> None:
+    """It says so before."""
+    told = command("capture", "--broker", "memory://", "--once", dsn=as_url(make_conninfo(roles, user="app_reader")))
+
+    assert told.returncode == 4
+    assert "Error: the login app_reader may not insert into event, " in told.stderr
+
+
 def test_a_rebuild_by_a_superuser_leaves_the_tables_to_their_owner(roles: str) -> None:
     """After a rebuild the writer still runs the backend, because owners and grants are as before."""
     backend = backend_of(roles)
@@ -147,10 +192,11 @@ def test_a_rebuild_by_a_superuser_leaves_the_tables_to_their_owner(roles: str) -
             b"select distinct pg_get_userbyid(relowner) from pg_class "
             b"where relnamespace = 'celery_journal'::regnamespace and relkind in ('r', 'p', 'v')"
         ).fetchall()
+        owner = role_name(connection, "owner")
 
     backend.store_result("task", 2, "STARTED")
 
-    assert owners == [("celery_journal_owner",)]
+    assert owners == [(owner,)]
     assert backend.get_result("task") == 1
 
 
@@ -202,3 +248,90 @@ def test_what_the_reader_may_not_see_is_no_end_of_doctor(roles: str) -> None:
     ]
     assert "\thorizon\t" in result.stdout
     assert "\tspool\t" in result.stdout
+
+
+def test_setting_up_with_roles_gives_the_workers_theirs(empty_database: str) -> None:
+    """The names are those of this database and schema alone; a login of theirs may append, and owns nothing."""
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("create role some_shop login")
+        try:
+            refused = command("migrate", "--roles", "--writer", "some_nobody", dsn=as_url(empty_database))
+            result = command("migrate", "--roles", "--writer", "some_shop", dsn=as_url(empty_database))
+            database = connection.info.dbname
+
+            assert (refused.returncode, refused.stderr) == (
+                1,
+                'Error: role "some_nobody" does not exist; make the login first: create role NAME login\n',
+            )
+            assert result.returncode == 0, result.stderr
+            assert f"celery_journal_writer_{database}" in result.stdout
+            backend_of_shop = make_conninfo(empty_database, user="some_shop")
+            with psycopg.connect(backend_of_shop, autocommit=True) as shop:
+                query = b"select pg_has_role(current_user, relowner, 'member') from pg_class where oid = 'celery_journal.event'::regclass"
+                assert shop.execute(query).fetchone() == (False,)
+            assert command("tail", dsn=as_url(backend_of_shop)).returncode == 0
+            again = command("migrate", "--roles", dsn=as_url(empty_database))
+            assert again.returncode == 0, again.stderr
+        finally:
+            names = [f"celery_journal_{kind}_{connection.info.dbname}" for kind in KINDS]
+            for role in ("some_shop", *names):
+                if connection.execute("select from pg_roles where rolname = %s", (role,)).fetchone() is not None:
+                    leave = SQL("reassign owned by {0} to current_user; drop owned by {0}; drop role {0}")
+                    connection.execute(leave.format(Identifier(role)))
+
+
+def test_a_writer_of_one_database_is_none_of_another(roles: str, empty_database: str) -> None:
+    """Roles belong to the whole server, and these to one journal."""
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        migrate(connection)
+        connection.execute(roles_script().encode())
+        try:
+            with (
+                psycopg.connect(make_conninfo(empty_database, user="app_writer"), autocommit=True) as elsewhere,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
+                elsewhere.execute("select * from celery_journal.event")
+        finally:
+            for kind in KINDS:
+                leave = SQL("reassign owned by {0} to current_user; drop owned by {0}; drop role {0}")
+                connection.execute(leave.format(Identifier(role_name(connection, kind))))
+
+
+def test_a_task_that_is_forgotten_by_the_writer_can_be_seen_again(roles: str, writer: Connection) -> None:
+    """The forgetting has a place that the database gave, and what comes later stands after it."""
+    backend = backend_of(roles)
+    writer.execute(
+        "insert into celery_journal.event (event_id, occurred_at, stream, kind) values (gen_random_uuid(), now(), 't', 'task-forgotten')"
+    )
+
+    backend.store_result("t", {"fraud": 1}, "SUCCESS")
+
+    assert backend.get_state("t") == "SUCCESS"
+
+
+def test_members_of_the_roles_of_earlier_versions_have_those_of_this_journal(server: str, empty_database: str) -> None:
+    """Those had fixed names, one set a server: their rights on this journal end, and what they gave goes on."""
+    if server == LOCAL_SERVER:
+        pytest.skip("the fixed names are of a whole server, and that one is shared")
+    old = [f"celery_journal_{kind}" for kind in ("owner", "writer", "reader")]
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        migrate(connection)
+        for role in old:
+            connection.execute(f"create role {role}".encode())
+        connection.execute("create role some_old login in role celery_journal_writer")
+        connection.execute("alter schema celery_journal owner to celery_journal_owner")
+        migrate(connection)
+        connection.execute("grant usage on schema celery_journal to celery_journal_writer")
+        connection.execute("grant insert on celery_journal.event to celery_journal_writer")
+        try:
+            connection.execute(roles_script().encode())
+
+            rights = b"select has_schema_privilege('celery_journal_writer', 'celery_journal', 'usage')"
+            assert connection.execute(rights).fetchone() == (False,)
+            with psycopg.connect(make_conninfo(empty_database, user="some_old"), autocommit=True) as writer:
+                query = b"select has_column_privilege('celery_journal.event', c, 'insert') from unnest(array['stream', 'position']) c"
+                assert writer.execute(query).fetchall() == [(True,), (False,)]
+        finally:
+            for role in ("some_old", *old, *(role_name(connection, kind) for kind in KINDS)):
+                leave = SQL("reassign owned by {0} to current_user; drop owned by {0}; drop role {0}")
+                connection.execute(leave.format(Identifier(role)))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
+from kombu.utils import json
 
 from celery_journal.consumers import search
 from celery_journal.consumers.search import BadQuery, doubts, parse, split
 from celery_journal.journal import Connection
 from celery_journal.journal.events import TaskFailed, TaskLost, TaskRetried, TaskSent, TaskStarted, TaskSucceeded
-from celery_journal.projections import TaskResult
+from celery_journal.projections import TaskResult, lookups
 
 from .lostscene import Log
 
@@ -201,3 +204,83 @@ def test_a_value_is_never_sql(injection: str, scene: Connection) -> None:
         list(TaskResult.objects.using(scene).filter(condition).values("task_id"))
 
     assert found(scene) == {"f1", "s1", "t1", "q1"}
+
+
+TYPED = {
+    "uuid": UUID("2f1c6c3a-0000-4000-8000-0000000000ab"),
+    "number": UUID(int=int("1" * 32, 16)),
+    "amount": Decimal("19.90"),
+    "count": Decimal(7),
+    "day": date(2026, 5, 4),
+    "at": time(10, 30),
+    "naive": datetime(2026, 5, 4, 10),  # noqa: DTZ001  users have them
+    "due": datetime(2026, 5, 4, 10, 0, 0, 5000, UTC),
+    "there": datetime(2026, 5, 4, 10, tzinfo=timezone(timedelta(hours=2))),
+}
+
+
+@pytest.fixture(scope="module")
+def typed(embedded_database: str) -> Iterator[Connection]:
+    """Each value as the argument of a task, by place, by name and inside, and as a result; and the text that it is written as."""
+    with psycopg.connect(embedded_database, autocommit=True) as connection:
+        log = Log(connection)
+        for name, value in TYPED.items():
+            for task_id, written in ((name, value), (f"{name}-text", str(value))):
+                args, kwargs = json.dumps([written]).encode(), json.dumps({"it": written, "order": {"its": [written]}}).encode()
+                log.tell(TaskSent, task_id, name="shop.typed", args=args, kwargs=kwargs)
+                log.tell(TaskSucceeded, task_id, result=json.dumps({"it": written}).encode(), content_type="application/json")
+        yield connection
+
+
+SPELLED: list[Any] = [
+    ("2f1c6c3a-0000-4000-8000-0000000000ab", {"uuid", "uuid-text"}),
+    ("2F1C6C3A-0000-4000-8000-0000000000AB", {"uuid"}),
+    ("2f1c6c3a0000400080000000000000ab", {"uuid"}),
+    ("1" * 32, {"number"}),
+    ("19.90", {"amount", "amount-text"}),
+    ("19.9", set()),
+    ("7", {"count", "count-text"}),
+    ("2026-05-04", {"day", "day-text"}),
+    ("20260504", set()),
+    ("10:30", {"at"}),
+    ("10:30:00", {"at", "at-text"}),
+    ("2026-05-04T10:00", {"naive"}),
+    ("2026-05-04T10:00:00.005", {"due"}),
+    ("2026-05-04T10:00:00.005Z", {"due"}),
+    ("2026-05-04T10:00:00+02:00", {"there"}),
+    ('"2026-05-04"', {"day-text"}),
+]
+
+
+@pytest.mark.parametrize(("value", "ids"), SPELLED)
+@pytest.mark.parametrize("where", ["args.0", "args", "kwargs.it", "args.it", "kwargs.order.its.0", "result.it"])
+def test_a_value_whose_type_json_has_not_is_found_as_its_text_is(where: str, value: str, ids: set[str], typed: Connection) -> None:
+    """A UUID, a Decimal, a date, a time or a moment, as kombu stores it; and what must not be so is all the others."""
+    assert found(typed, "name:shop.typed", f"{where}:{value}") == ids
+    everything = {one for name in TYPED for one in (name, f"{name}-text")}
+    assert found(typed, "name:shop.typed", f"-{where}:{value}") == everything - ids
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_python_finds_it_by_the_value(name: str, typed: Connection) -> None:
+    """The value itself, in a path or after the name of its argument; its text is another value."""
+    tasks, value = TaskResult.objects.using(typed).filter(task_name="shop.typed"), TYPED[name]
+
+    for asked in (
+        {"args__0": value},
+        {"args__path": {0: value}},
+        {"args__path": [value]},
+        {"args__path": value},
+        {"kwargs__it": value},
+        {"kwargs__order__its__0": value},
+        {"kwargs__path": {"order": {"its": [value]}}},
+        {"result__path": {"it": value}},
+    ):
+        assert [task.task_id for task in tasks.filter(**asked)] == [name]
+    assert [task.task_id for task in tasks.filter(kwargs__it=str(value))] == [f"{name}-text"]
+
+
+@pytest.mark.parametrize("value", [*TYPED.values(), b"text", b"\xff"])
+def test_what_is_looked_for_is_what_kombu_writes(value: object) -> None:
+    """On every version of it: what it changes, nobody would find."""
+    assert lookups.as_json("kwargs__path", {"a": [value]}) == json.dumps({"a": [value]}).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from celery_journal.consumers.drain import Drained, drain
 from celery_journal.consumers.spool import Spool, SpoolFailed, SpoolFull, packed, spool_of, spools_in, unpacked
-from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge
+from celery_journal.journal import Connection, Emitter, Journal, PayloadTooLarge, redact
 from celery_journal.journal.codec import encode
 from celery_journal.journal.events import Event, TaskFailed, TaskSucceeded
 from tests.strategies import events, unknown_events
@@ -122,6 +123,79 @@ def test_nobody_else_may_read_it(spool: Spool, emitter: Emitter) -> None:
     assert stat.S_IMODE(spool.path.parent.stat().st_mode) == 0o700
     with spool._using():  # while it is open, there are more files
         assert {stat.S_IMODE(file.stat().st_mode) for file in spool.path.parent.iterdir()} == {0o600}
+
+
+def others_may_write(spool: Spool, _other: Path) -> None:
+    spool.path.parent.chmod(0o777)
+
+
+def it_may_be_written(spool: Spool, _other: Path) -> None:
+    spool.path.chmod(0o666)
+
+
+def it_is_a_link(spool: Spool, other: Path) -> None:
+    spool.path.rename(other)
+    spool.path.symlink_to(other)
+
+
+def beside_it_is_a_link(spool: Spool, other: Path) -> None:
+    Path(f"{spool.path}-wal").symlink_to(other)
+
+
+def its_lock_is_a_link(spool: Spool, other: Path) -> None:
+    spool.path.with_suffix(".lock").unlink(missing_ok=True)
+    spool.path.with_suffix(".lock").symlink_to(other)
+
+
+def its_folder_is_another_users(spool: Spool, _other: Path) -> None:
+    os.chown(spool.path.parent, 65534, 65534)
+
+
+def it_is_another_users(spool: Spool, _other: Path) -> None:
+    os.chown(spool.path, 65534, 65534)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        others_may_write,
+        it_may_be_written,
+        it_is_a_link,
+        beside_it_is_a_link,
+        its_lock_is_a_link,
+        pytest.param(its_folder_is_another_users, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")),
+        pytest.param(it_is_another_users, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")),
+    ],
+)
+def test_a_spool_that_others_can_reach_is_refused(
+    spool: Spool, emitter: Emitter, tmp_path: Path, changed: Callable[[Spool, Path], None]
+) -> None:
+    """What they put there would be recorded as ours, and where their links lead we would write; nothing is, and it is said."""
+    put(spool, emitter, "a")
+    other = tmp_path / "other"
+    changed(spool, other)
+    before = other.read_bytes() if other.exists() else None
+
+    with pytest.raises(SpoolFailed, match=r"^the spool .+ cannot be written \(.+\); have the option spool name"):
+        put(spool, emitter, "b")
+    with pytest.raises(PermissionError):
+        spool.first()
+    with pytest.raises(PermissionError), spool.draining():
+        pass
+
+    assert (other.read_bytes() if other.exists() else None) == before
+
+
+def test_a_spool_in_a_folder_of_everybody_has_one_of_its_own(dsn: str, emitter: Emitter, tmp_path: Path) -> None:
+    """As in /tmp, or in a volume; and no folder that is made on the way is open to others, whatever the umask."""
+    tmp_path.chmod(0o1777)
+    mask = os.umask(0)
+    try:
+        put(spool_of(dsn, "celery_journal", tmp_path / "deep" / "spool"), emitter, "a")
+    finally:
+        os.umask(mask)
+
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("deep", "deep/spool")] == [0o700, 0o700]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +393,37 @@ def test_the_command_shows_what_waits(spool: Spool, folder: Path, emitter: Emitt
     assert (one["file"], one["waiting"], one["refused"], one["refusals"]) == (str(spool.path), 2, 0, [])
     assert one["oldest_seconds"] >= 0
     assert one["bytes"] > 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["drain"], ["drain", "--dry-run"]], ids=" ".join)
+def test_what_waits_under_other_words_is_told(folder: Path, emitter: Emitter, dsn: str, arguments: list[str]) -> None:
+    """A spool is found by the words that name the database: where nothing waits under these, what waits under others is named."""
+    nothing = spool_command(folder, *arguments, dsn=dsn)
+    other = spool_of(make_conninfo(dsn, application_name="x", hostaddr="127.0.0.1"), "celery_journal", folder)
+    put(other, emitter, "a", "b")
+    put(spool_of("postgresql://me:s3cret@elsewhere/other", "celery_journal", folder), emitter, "c")
+
+    told = spool_command(folder, *arguments, dsn=dsn)
+
+    assert nothing.stderr == ""
+    assert (told.returncode, told.stdout) == (0, nothing.stdout)
+    first, *others = told.stderr.splitlines()
+    assert first == (
+        f"no spool is kept here for {redact(dsn)}, schema celery_journal; "
+        "a spool is found by host, port, database and schema as they are written"
+    )
+    assert sorted(others) == sorted(
+        [f"for {other.place}, schema celery_journal: 2 events waiting", "for me@elsewhere/other, schema celery_journal: 1 event waiting"]
+    )
+    assert other.length() == 2
+
+
+def test_what_waits_under_other_words_is_not_told_where_something_waits(spool: Spool, folder: Path, emitter: Emitter, dsn: str) -> None:
+    """Then it is that which is asked for."""
+    put(spool, emitter, "a")
+    put(spool_of("postgresql://me@elsewhere/other", "celery_journal", folder), emitter, "c")
+
+    assert spool_command(folder, dsn=dsn).stderr == ""
 
 
 def test_the_command_drains(spool: Spool, folder: Path, emitter: Emitter, dsn: str) -> None:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import psycopg
 import pytest
 from celery import Celery, states
 
 from celery_journal.consumers.backend import JournalBackend
+from celery_journal.journal.events import TaskProgress
+from celery_journal.projections import TaskResult
 
-from .scene import delivered, kinds
+from .scene import delivered, kinds, recorded, row
 
 NewApp = Callable[..., Celery]
 
@@ -102,3 +105,54 @@ def test_states_compare_by_their_precedence() -> None:
         assert states.state(lower) < states.state(higher)
         assert states.state(higher) > states.state(lower)
     assert states.state("STARTED") < states.state("PROGRESS") < states.state("SUCCESS")
+
+
+@pytest.mark.parametrize("by", ["backend", "manager"])
+def test_a_state_that_is_stored_before_a_task_starts_ends_with_the_start(app: Celery, backend: JournalBackend, dsn: str, by: str) -> None:
+    """Whoever stores it, it is one fact of the attempt that is next; what the running task says of itself nobody else hides."""
+
+    def store(meta: object, state: str) -> None:
+        if by == "backend":
+            backend.store_result("a", meta, state)
+        else:
+            content_type, encoding, content = backend.encode_content(meta)
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                TaskResult.objects.using(connection).store_result(content_type, encoding, "a", content, state)
+
+    states_shown = []
+    for attempt in (0, 1):
+        request = delivered(app, task_id="a", retries=attempt)
+        store({"place": 3}, "QUEUED")
+        states_shown += [app.AsyncResult("a").state]
+        for meta, state in (({"pid": 1}, "STARTED"), ({"done": 1}, "PROGRESS")):
+            backend.store_result("a", meta, state, request=request)
+            states_shown += [app.AsyncResult("a").state]
+        store({"done": 2}, "HALF")
+        states_shown += [(app.AsyncResult("a").state, row(dsn, "a").retries)]
+        backend.store_result("a", OSError(), "RETRY", request=request)
+
+    assert states_shown == ["QUEUED", "STARTED", "PROGRESS", ("PROGRESS", 0), "QUEUED", "STARTED", "PROGRESS", ("PROGRESS", 1)]
+    assert kinds(dsn, "a") == ["task-progress", "task-started", "task-progress", "task-progress", "task-retried"] * 2
+
+
+def test_what_a_task_says_of_another_one_is_no_fact_of_its_own_request(app: Celery, backend: JournalBackend, dsn: str) -> None:
+    """`update_state(task_id=...)`: the other one's arguments and worker are not those of who says it."""
+    backend.store_result("other", None, "QUEUED", request=delivered(app, "scene.mine", ("mine",), task_id="a"))
+
+    told = row(dsn, "other")
+    assert (told.status, told.task_name, told.args, told.worker) == ("QUEUED", None, None, None)
+
+
+def test_what_a_running_task_stores_of_itself_without_its_request_is_its_own(app: Celery, dsn: str) -> None:
+    """A state that it stores by the backend is told by its worker, as one by `update_state()` is."""
+
+    @app.task(bind=True, name="scene.halfway", shared=False)
+    def halfway(self: Any) -> None:
+        self.update_state(state="FIRST")
+        self.backend.store_result(self.request.id, {"done": 1}, "HALF")
+
+    halfway.apply(task_id="a")
+
+    first, half = (place.event for place in recorded(dsn, "a") if isinstance(place.event, TaskProgress))
+    assert (half.state, half.name, half.worker) == ("HALF", "scene.halfway", first.worker)
+    assert first.worker is not None

@@ -210,3 +210,21 @@ def test_the_order_of_the_log_does_not_matter(order: list[int]) -> None:
     shuffled = [RecordedEvent(recorded[old].event, 1, new, recorded[old].recorded_at) for new, old in enumerate(order)]
 
     assert short(timeline(shuffled)) == short(timeline(recorded))
+
+
+def test_the_runs_of_an_id_that_was_sent_again_stay_where_they_were() -> None:
+    """What was told before the second sending does not follow it."""
+    again: list[Told] = [(TaskSent, 60, {}), *one_run(run="r2", start=61)]
+
+    found = timeline(log((TaskSent, 0, {}), *one_run(), *again))
+
+    assert [(fact.kind, fact.run) for fact in found] == [
+        ("task-sent", None),
+        ("task-received", "r1"),
+        ("task-started", "r1"),
+        ("task-succeeded", "r1"),
+        ("task-sent", None),
+        ("task-received", "r2"),
+        ("task-started", "r2"),
+        ("task-succeeded", "r2"),
+    ]

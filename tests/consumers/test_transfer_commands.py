@@ -25,7 +25,8 @@ from click.testing import CliRunner, Result
 from celery_journal.consumers.cli.main import main
 from celery_journal.consumers.transfer.sheet import View, sheet
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import ChordPartReturned, ChordStarted, GroupSaved, TaskFailed, TaskStarted, TaskSucceeded, WorkerOnline
+from celery_journal.journal.events import ChordPartReturned, ChordStarted, GroupSaved, TaskFailed, TaskStarted, TaskSucceeded
+from celery_journal.journal.workers import WorkerOnline
 from tests.conftest import empty
 
 from .test_cli import as_url
@@ -119,6 +120,32 @@ def test_a_file_appears_when_it_is_complete(filled: Connection, run: Any, tmp_pa
     assert file.read_bytes() == run("export").stdout_bytes
     assert file.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "msgpack", "csv"])
+def test_an_export_is_for_nobody_elses_eyes(filled: Connection, run: Any, tmp_path: Path, form: str) -> None:
+    """Arguments and results are in there."""
+    mask = os.umask(0)
+    try:
+        assert run("export", "--format", form, "--output", str(tmp_path / "export")).exit_code == 0
+    finally:
+        os.umask(mask)
+
+    assert (tmp_path / "export").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_export_does_not_follow_the_link_of_another_user(filled: Connection, run: Any, tmp_path: Path) -> None:
+    """Who would have it written elsewhere; one's own link is followed."""
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("precious")
+    link.symlink_to(victim)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+
+    refused = run("export", "--output", str(link), "--yes")
+
+    assert (refused.exit_code, refused.stderr) == (1, f"Error: {link} is a link or a pipe of another user; name another file\n")
+    assert victim.read_text() == "precious"
 
 
 def test_a_file_that_is_there_stays_unless_somebody_says_so(filled: Connection, embedded_database: str, run: Any, tmp_path: Path) -> None:
@@ -273,7 +300,8 @@ def test_import_asks_first(filled: Connection, run: Any, tmp_path: Path) -> None
     assert refused.exit_code == 0
     assert f"import {file} into the journal?" in refused.stderr
     assert accepted.stdout == "imported 7 events; 0 known already, 0 conflicting\n"
-    assert json.loads(as_json.stdout) == {"new": 0, "known": 7, "conflicting": 0, "conflicts": [], "dry_run": False, "broken": None}
+    told = {"new": 0, "known": 7, "conflicting": 0, "conflicts": [], "refused": 0, "refusals": [], "dry_run": False, "broken": None}
+    assert json.loads(as_json.stdout) == told
 
 
 def test_conflicts_are_listed_and_exit_code_1(filled: Connection, run: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from celery import Celery
 from celery.app.task import Context
@@ -20,8 +23,9 @@ from kombu.exceptions import DecodeError, EncodeError
 from kombu.serialization import dumps, loads
 
 from celery_journal.consumers.backend import JournalBackend, ResultTooLarge
+from celery_journal.projections import TaskResult
 
-from .scene import SERIALIZERS, delivered, kinds, recorded, row
+from .scene import SERIALIZERS, Mailbox, delivered, kinds, recorded, row
 
 NewApp = Callable[..., Celery]
 
@@ -298,10 +302,77 @@ def test_arguments_need_not_be_stored_at_all(make_app: NewApp, dsn: str) -> None
     assert SECRET not in repr(recorded(dsn, request.id))
 
 
-def test_arguments_without_json_are_shown_by_their_repr(app: Celery, backend: JournalBackend) -> None:
+def test_arguments_without_json_are_shown_by_their_repr(make_app: NewApp) -> None:
     """An eager task may have any object among them: its state is stored all the same."""
+    app = make_app(accept_content=["json"])
     request = Context(id="a", task="scene.add", args=(object,), kwargs={"path": Path("/x")}, is_eager=True)
 
-    backend.mark_as_done(request.id, 1, request=request)
+    app.backend.mark_as_done(request.id, 1, request=request)
 
     assert app.AsyncResult(request.id).args == "(<class 'object'>,)"
+
+
+@pytest.mark.parametrize("task_serializer", ["json", "msgpack", "yaml"])
+def test_arguments_of_another_serializer_are_what_they_were(make_app: NewApp, mailbox: Mailbox, dsn: str, task_serializer: str) -> None:
+    """`apply_async(serializer="pickle")`, as `result_extended` shows them; who does not accept pickles is told that they are one."""
+    app = make_app(**mailbox.conf, task_serializer=task_serializer)
+    args, kwargs = [{Path("/x"), Path("/y")}], {"path": Path("/x")}
+
+    task_id = app.send_task("scene.add", args, kwargs, serializer="pickle").id
+    app.backend.buffer.flush()
+
+    assert (app.AsyncResult(task_id).args, app.AsyncResult(task_id).kwargs) == (args, kwargs)
+    wary = make_app(accept_content=["json"]).AsyncResult(task_id)
+    assert re.fullmatch(r"\(pickle, [\d,]+ bytes: accept_content does not allow it\)", str(wary.args))
+
+
+def test_a_repr_that_somebody_has_stored_is_the_arguments(app: Celery, dsn: str) -> None:
+    """As django-celery-results' manager takes it."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        tasks = TaskResult.objects.using(connection)
+        tasks.store_result("application/json", "utf-8", "a", "1", "SUCCESS", task_args="(1, 'x')", task_kwargs="{'y': 2}")
+
+    assert (app.AsyncResult("a").args, app.AsyncResult("a").kwargs) == ("(1, 'x')", "{'y': 2}")
+
+
+@pytest.mark.parametrize("serializer", ["pickle", "msgpack", "json"])
+def test_what_is_stored_as_django_celery_results_stores_it_is_read(make_app: NewApp, dsn: str, serializer: str) -> None:
+    """Base64 where it is binary: result, meta and arguments; and given back the same way."""
+    app = make_app(result_serializer=serializer, accept_content=[serializer])
+
+    def encoded(value: object) -> str:
+        _, encoding, content = dumps(value, serializer=serializer)
+        return base64.b64encode(content).decode() if encoding == "binary" else content
+
+    content_type, encoding, _ = dumps(1, serializer=serializer)
+    meta = encoded({"children": [], "tenant": "t1"})
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        TaskResult.objects.using(connection).store_result(
+            content_type, encoding, "a", encoded({"total": 5}), "SUCCESS", None, meta, None, "shop.add", encoded([1]), encoded({"b": 2})
+        )
+        stored = TaskResult.objects.using(connection).get_task("a")
+
+    told = app.backend.get_task_meta("a")
+    assert (told["result"], told["task_args"], told["task_kwargs"], told["tenant"]) == ({"total": 5}, [1], {"b": 2}, "t1")
+    assert app.backend.decode_content(stored, stored.as_dict()["result"]) == {"total": 5}
+
+
+def test_the_meta_of_a_task_has_the_names_of_django_celery_results(app: Celery, backend: JournalBackend) -> None:
+    """Beside Celery's own; and what the request's `meta` says, which never stands for what the journal knows."""
+    request = delivered(app, "scene.add", (1, 2), {"z": 3}, headers={"meta": {"tenant": "t1", "status": "forged", "task_args": "forged"}})
+
+    backend.mark_as_done(request.id, 3, request=request)
+
+    told = backend.get_task_meta(request.id)
+    assert (told["name"], told["args"], told["kwargs"]) == ("scene.add", [1, 2], {"z": 3})
+    assert (told["task_name"], told["task_args"], told["task_kwargs"]) == ("scene.add", [1, 2], {"z": 3})
+    assert (told["tenant"], told["status"], told["children"]) == ("t1", "SUCCESS", [])
+
+
+@pytest.mark.parametrize("meta", ["[1]", "no json", '{"__type__": "gone", "__value__": 1}'])
+def test_a_meta_that_is_none_keeps_the_result_from_nobody(app: Celery, dsn: str, meta: str) -> None:
+    """Whatever somebody has stored there."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        TaskResult.objects.using(connection).store_result("application/json", "utf-8", "a", "1", "SUCCESS", meta=meta)
+
+    assert app.AsyncResult("a").get(timeout=10) == 1
