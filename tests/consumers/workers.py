@@ -100,6 +100,9 @@ def working(
         until(lambda: " ready." in worker.said() or process.poll() is not None)
         assert process.poll() is None, worker.said()
         yield worker
+    except BaseException:
+        print(worker.said())  # pytest shows it with the failure, of which it may be the only trace
+        raise
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
