@@ -198,14 +198,28 @@ class GroupResult(_Iterable, stock.GroupResult):
         super().__init__(id, [] if results is None else results, parent, **kwargs)
 
 
+def _say_how(self: stock.AsyncResult, name: str) -> Any:
+    """Raise the AttributeError of a member that Celery's class has not; of one of ours it says which class has it."""
+    lacks = f"{type(self).__name__!r} object has no attribute {name!r}"
+    hint = f"; Celery's own class has none: write app.AsyncResult(task_id), of install(app), for {name}" if name in _OURS else ""
+    raise AttributeError(lacks + hint, name=name, obj=self)
+
+
+#: What our AsyncResult has and Celery's has not.
+_OURS = {name for name in vars(AsyncResult) if not name.startswith("_") and not hasattr(stock.AsyncResult, name)}
+
+
 def install(app: Celery) -> Celery:
     """Make the app's results these, and return the app; once more does no harm.
 
     Call it where the app is made, `app = install(Celery(...))`, so that every process which imports the app has them. It also has
     everything recorded that the app sends, from its first message on: a process that only sends tasks whose results are
-    ignored would not make its result backend before.
+    ignored would not make its result backend before. Celery's own class stays as it is, but that the error where code asks
+    `celery.result.AsyncResult` for what only ours has says how to get it.
     """
     attach(app)
+    if not hasattr(stock.AsyncResult, "__getattr__"):
+        stock.AsyncResult.__getattr__ = _say_how
     for name, ours in (("AsyncResult", AsyncResult), ("GroupResult", GroupResult), ("ResultSet", ResultSet)):
         if not issubclass(getattr(app, name), ours):
             setattr(app, name, app.subclass_with_self(ours, reverse=name))

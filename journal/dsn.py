@@ -64,6 +64,15 @@ def without_secrets(dsn: str) -> str:
     return make_conninfo("", **{name: value for name, value in parts_of(dsn).items() if name not in SECRETS})
 
 
+def shareable(dsn: str) -> str | None:
+    """Return the DSN as it is where it surely has nothing that nobody may see, and None else."""
+    if re.fullmatch(r"embedded:///[\w./~+-]*", dsn):
+        return dsn
+    with suppress(DsnUnreadable):
+        return dsn if redact(dsn) != UNSAFE and not SECRETS & parts_of(dsn).keys() else None
+    return None
+
+
 def redact_url(url: str, otherwise: str) -> str:
     """Return where a URL of another kind leads: its scheme, host, port and path. Where that is not sure, `otherwise`."""
     try:

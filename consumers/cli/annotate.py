@@ -10,6 +10,7 @@ from celery_journal.journal import Emitter, Journal, check_version
 
 from .choosing import BATCH, choosing_options, chosen, question, with_members
 from .output import Output, confirm, confirming_options, output_options
+from .plan import plan_of
 
 
 @click.command("annotate")
@@ -50,17 +51,21 @@ def annotate(
         found = with_members(connection, target.schema, chosen(connection, target.schema, task_ids, words))
         heard_of = journal.known(connection, found)
         known, unknown = ([task_id for task_id in found if (task_id in heard_of) is wanted] for wanted in (True, False))
-        done = bool(known) and confirm(question("annotate", known), output, yes=yes, dry_run=dry_run)
+        plan = plan_of(connection, target.schema, known)
+        done = bool(known) and confirm(question("annotate", known, plan.lines()), output, yes=yes, dry_run=dry_run)
         if done:
             events = remarks(Emitter(), known, note=note, label=label, marks=marks)
             for start in range(0, len(events), BATCH):
                 journal.append(connection, *events[start : start + BATCH])
     if output.is_data:
-        output.object({"dry_run": dry_run, "done": done, "task_ids": known, "unknown": unknown})
+        told = {"dry_run": dry_run, "done": done, "task_ids": known, "unknown": unknown}
+        output.object({**told, "plan": plan.as_dict()} if dry_run else told)
     else:
         for task_id in unknown:
             click.echo(f"the journal knows no task {shown(task_id)}", err=True)
         if dry_run or done or not known:
             click.echo(f"{'would annotate' if dry_run else 'annotated'} {counted(len(known), 'task')}")
+        if dry_run:
+            plan.say_dry()
     if unknown:
         ctx.exit(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,9 +90,12 @@ def refuse_unknown(connection: Connection, journal: Journal, task_ids: Sequence[
         raise Failure(f"the journal knows no task {' and none '.join((*named, *more))}; {advice}", 1)
 
 
-def question(verb: str, task_ids: Sequence[str], remark: str = "") -> str:
-    """Return what to ask before something is done with these tasks, with their whole ids: of some only the beginning was typed."""
-    return f"{verb} {counted(len(task_ids), 'task')}: {listed([shown(one) for one in task_ids])}{remark}?"
+def question(verb: str, task_ids: Sequence[str], told: Iterable[str] = ()) -> str:
+    """Return what to ask before something is done with these tasks, with their whole ids: of some only the beginning was typed.
+
+    Above it stands what is `told` of it, in lines.
+    """
+    return "\n".join([*told, f"{verb} {counted(len(task_ids), 'task')}: {listed([shown(one) for one in task_ids])}?"])
 
 
 def broker_option(command: Any) -> Any:

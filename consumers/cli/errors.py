@@ -20,6 +20,7 @@ from .choosing import BATCH
 from .failure import Failure
 from .ids import SHORTEST
 from .output import Column, Output, confirm, confirming_options, console, table_options
+from .plan import plan_of
 from .searching import Searching, is_told, say_doubts, words_argument, words_of
 
 #: How much is looked at unless a word has dates, and before a deployment.
@@ -143,11 +144,15 @@ def _resolve(
         raise Failure(f"{shown(fingerprint)} {what}; run: {command('errors')}", 1)
     (group,) = named
     what = f"{counted(group.count, 'task')} that failed with {shown(group.error)}"
-    done = confirm(f"resolve {what}?", output, yes=yes, dry_run=dry_run)
+    plan = plan_of(connection, schema, group.task_ids)
+    done = confirm("\n".join([*plan.lines(), f"resolve {what}?"]), output, yes=yes, dry_run=dry_run)
     if done:
         journal = Journal(schema)
         events = remarks(Emitter(), group.task_ids, note=note, marks={"resolved": True})
         for start in range(0, len(events), BATCH):
             journal.append(connection, *events[start : start + BATCH])
     told: dict[str, Any] = {"dry_run": dry_run, "done": done, "group": group.fingerprint, "task_ids": group.task_ids}
+    told |= {"plan": plan.as_dict()} if dry_run else {}
     output.said(told, f"{'resolved' if done else 'would resolve' if dry_run else 'left'} {what}")
+    if dry_run and not output.is_data:
+        plan.say_dry()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -14,8 +15,10 @@ from celery_journal.consumers.redelivery import held
 from celery_journal.consumers.words import counted, duration, first_line, shown
 from celery_journal.journal import Emitter, Journal, check_version
 
+from .choosing import question
 from .failure import Failure
 from .output import Column, Output, confirm, confirming_options, output_options
+from .plan import Plan, place_of
 from .spans import Seconds
 from .styles import style_of
 
@@ -64,9 +67,10 @@ def lost(ctx: click.Context, mark: bool, fail: bool, settled: bool, grace: float
         if not output.is_data:
             _print(found, output)
         done: list[str] = []
+        plan = Plan(place_of(connection, target.schema), Counter((one.name, one.queue) for one in chosen))
         if chosen and dry_run:
             done.append(f"would {verb} {counted(len(chosen), 'task')}")
-        elif chosen and confirm(f"{verb} {counted(len(chosen), 'task')}?", output, yes=yes, dry_run=dry_run):
+        elif chosen and confirm(question(verb, [str(one.task_id) for one in chosen], plan.lines()), output, yes=yes, dry_run=dry_run):
             marked = mark_lost(connection, chosen, Journal(target.schema), Emitter())
             done.append(f"marked {counted(len(marked), 'task')}")
             if fail:
@@ -77,6 +81,8 @@ def lost(ctx: click.Context, mark: bool, fail: bool, settled: bool, grace: float
     else:
         for line in done:
             click.echo(line)
+        if chosen and dry_run:
+            plan.say_dry()
     if unsettled:
         ctx.exit(1)
 

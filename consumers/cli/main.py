@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 from functools import partial
 from importlib import metadata
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from psycopg.errors import RaiseException, UndefinedObject
 from rich.console import Console
 
@@ -29,7 +31,8 @@ from celery_journal.journal import (
     script,
     wanted_version,
 )
-from celery_journal.journal.command import command
+from celery_journal.journal.command import begun_as, command
+from celery_journal.journal.dsn import shareable
 from celery_journal.journal.migrations import Migration
 
 from .annotate import annotate
@@ -44,6 +47,7 @@ from .listing import listing
 from .lost import lost
 from .output import TOLD_PLAINER, Output, confirm, confirming_options, output_options
 from .periodic import periodic
+from .plan import TYPED, place_of
 from .projections import projections
 from .replay import replay
 from .replays import replays
@@ -71,6 +75,11 @@ class Commands(click.Group):
         with one_sentence(), told(Options.names(), lambda sentence: click.echo(f"Warning: {sentence}", err=True)):
             return super().invoke(ctx)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and keep what was typed."""
+        ctx.meta.setdefault(TYPED, tuple(args))
+        return super().resolve_command(ctx, args)
+
 
 def _check_schema(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
     try:
@@ -94,6 +103,14 @@ def main(ctx: click.Context, dsn: str | None, schema: str) -> None:
     celery-journal --dsn postgresql://me@localhost/app migrate
     """
     ctx.obj = Target(dsn, schema)
+    ctx.with_resource(begun_as(_beginning(ctx, dsn, schema)))
+
+
+def _beginning(ctx: click.Context, dsn: str | None, schema: str) -> str:
+    """Return how the command begins that was typed: with the database and the schema, where those were typed and nobody's secret."""
+    options = {"dsn": dsn and shareable(dsn), "schema": schema}
+    typed = {name: value for name, value in options.items() if value and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    return " ".join(["celery-journal", *(f"--{name} {shlex.quote(value)}" for name, value in typed.items())])
 
 
 @main.command("migrate")
@@ -113,7 +130,7 @@ def migrate_command(target: Target, roles: bool, writers: tuple[str, ...], yes: 
     """
     with target.connect() as connection:
         pending = pending_migrations(connection, target.schema)
-        question = f"apply {counted(len(pending), 'migration')} to schema {target.schema}?"
+        question = f"apply {counted(len(pending), 'migration')} to {place_of(connection, target.schema)}?"
         incomplete: list[str] = []
         if confirm(question, output, yes=yes or not pending, dry_run=dry_run, scripted=True):
             pending = _migrate(connection, target.schema, roles=roles or bool(writers), writers=writers)

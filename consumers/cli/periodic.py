@@ -11,13 +11,14 @@ from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 from celery_journal.consumers.backend.admission import check_rights
 from celery_journal.consumers.capture.control import account
 from celery_journal.consumers.periodic import UnknownScheduler, run_now, scheduler_of
-from celery_journal.consumers.words import counted, shown
+from celery_journal.consumers.words import counted, listed, shown
 from celery_journal.journal import Emitter, Journal, check_version
 from celery_journal.journal.events import OperatorActed
 
 from .choosing import broker_of
 from .failure import Failure
 from .output import Column, Output, confirm, confirming_options, output_options
+from .plan import broker_place
 
 
 @click.group("periodic")
@@ -59,7 +60,9 @@ def run_command(target: Any, names: tuple[str, ...], reason: str | None, yes: bo
     entries = _chosen(scheduler, names)
     ids: dict[str, str] = {}
     columns = [*_COLUMNS, Column("task id", lambda entry: ids.get(entry.name, "would be sent"), whole=True)]
-    if confirm(f"run {counted(len(entries), 'periodic task')} now?", output, yes=yes, dry_run=dry_run):
+    named = listed([shown(entry.name) for entry in entries])
+    question = f"run {counted(len(entries), 'periodic task')} now, by {broker_place(target.app)}: {named}?"
+    if confirm(question, output, yes=yes, dry_run=dry_run):
         running = _run(target, scheduler, entries, reason, ids)
     elif dry_run:
         running = iter(entries)

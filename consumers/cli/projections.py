@@ -16,6 +16,7 @@ from celery_journal.journal.command import command
 from celery_journal.projections import PROJECTIONS, Difference, rebuild, verify
 
 from .output import Output, confirm, confirming_options, output_options
+from .plan import place_of
 
 names = click.argument("names", nargs=-1, metavar=f"[{'|'.join(PROJECTIONS)}]...", type=click.Choice(PROJECTIONS))
 
@@ -47,7 +48,8 @@ def rebuild_command(target: Any, names: tuple[str, ...], yes: bool, dry_run: boo
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with target.connect() as connection:
         check_version(connection, target.schema)
-        if not confirm(f"rebuild {', '.join(chosen)}?", output, yes=yes, dry_run=dry_run, scripted=True):
+        question = f"rebuild {', '.join(chosen)} in {place_of(connection, target.schema)}?"
+        if not confirm(question, output, yes=yes, dry_run=dry_run, scripted=True):
             if dry_run:
                 output.said({"would_rebuild": list(chosen)}, f"would rebuild {', '.join(chosen)}")
             return

@@ -23,9 +23,10 @@ from .capture import NO_BROKER
 from .choosing import app_of, broker_option, choosing_options, chosen, question, with_members
 from .failure import Failure
 from .output import Output, confirm, confirming_options, output_options
+from .plan import Plan, broker_place, place_of, typed_broker
 
 if TYPE_CHECKING:
-    from celery_journal.consumers.replay import Record, Summary
+    from celery_journal.consumers.replay import Record, Replay, Summary
 
 _RATE = re.compile(r"[0-9]+(\.[0-9]+)?(/[smh])?")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -115,24 +116,20 @@ def replay(
                 planned = with_members(connection, target.schema, found, chords=False)
                 record = Record(Order(replay_id or uuid4().hex, wishes, account(), reason), planned=planned)
             task = Replay(connection, journal, app, record, emitter)
-            if dry_run:
-                _report(task.preview(), output, is_preview=True)
+            if not record.planned and not dry_run:
+                output.said(_as_object(task.preview()), "no task is found")
                 return
-            if not record.planned:
-                output.said(_as_object(task.preview(), is_preview=False), "no task is found")
-                return
-            remark = _remark(task.preview()) if record.order.wishes.guess_routing and not yes else ""
-            if not confirm(question("resume" if resume else "replay", record.planned, remark), output, yes=yes, dry_run=False):
+            if not _agreed(task, "resume" if resume else "replay", output, yes=yes, dry_run=dry_run):
                 return
             if not resume:
                 begin(connection, journal, emitter, record.order, record.planned)
             _say(f"replay {record.order.replay_id} of {counted(len(record.planned), 'task')}", output)
-            with _progress(record) as task.on_progress, _interruptible() as task.is_stopped:
+            with _progress(record, "replaying") as task.on_progress, _interruptible() as task.is_stopped:
                 summary = task.run(resend_doubtful=resend_doubtful)
     except ReplayRefused as exc:
         raise click.UsageError(str(exc)) from exc
     except BrokerAway as exc:
-        raise Failure(f"{exc}; when it is back: {command('replay --resume')} {record.order.replay_id}", NO_BROKER) from exc
+        raise Failure(f"{exc}; when it is back: {_resuming(record.order.replay_id)}", NO_BROKER) from exc
     finally:
         app.backend.database.close()
     _report(summary, output)
@@ -142,32 +139,59 @@ def replay(
         ctx.exit(1)
 
 
+def _agreed(task: Replay, verb: str, output: Output, *, yes: bool, dry_run: bool) -> bool:
+    """Return whether it is to be done, after what would become of all is told to who is to agree, or to who asked for nothing else."""
+    if yes and not dry_run:
+        return True
+    with _progress(task.record, "looking") as task.on_progress:
+        preview = task.preview()
+    plan = Plan(place_of(task.connection, task.journal.schema), preview.going, broker_place(task.app))
+    if dry_run:
+        _report(preview, output, plan)
+        return False
+    told = [*_lines(preview, "would send"), *plan.lines()]
+    return confirm(question(verb, task.record.planned, told), output, yes=False, dry_run=False)
+
+
 def _say(text: str, output: Output) -> None:
     click.echo(text, err=output.is_data)
 
 
-def _report(summary: Summary, output: Output, *, is_preview: bool = False) -> None:
+def _report(summary: Summary, output: Output, plan: Plan | None = None) -> None:
+    """Print what has become of all; or, of a preview with its plan, what would."""
     if output.is_data:
-        output.object(_as_object(summary, is_preview=is_preview))
+        output.object(_as_object(summary, plan))
         return
-    click.echo(f"{'would send' if is_preview else 'sent'} {counted(len(summary.sent), 'task')}")
-    for way, ids in _guessed(summary).items():
-        click.echo(f"of these {counted(len(ids), 'task')} by guessed routing to {shown(way)}: {listed(ids)}")
-    if summary.along:
-        click.echo(f"{counted(summary.along, 'more goes', 'more go')} along with these, in their chains and chords")
-    for verb, told in (("skipped", summary.skipped), ("refused", summary.refused)):
-        for why in dict.fromkeys(why for _, why in told):
-            ids = [shown(task_id) for task_id, reason in told if reason == why]
-            click.echo(f"{verb} {counted(len(ids), 'task')}: {why}: {listed(ids)}")
-    if summary.doubtful:
-        click.echo(f"in doubt {counted(len(summary.doubtful), 'task')}, which may have been sent or not:")
-        for task_id in summary.doubtful:
-            click.echo(f"  {shown(task_id)}")
+    for line in _lines(summary, "would send" if plan else "sent"):
+        click.echo(line)
+    if plan:
+        plan.say_dry()
     if summary.stopped:
         left = counted(summary.left, "task is", "tasks are")
-        click.echo(f"stopped, {summary.stopped}; {left} left: {command('replay --resume')} {summary.replay_id}")
+        click.echo(f"stopped, {summary.stopped}; {left} left: {_resuming(summary.replay_id)}")
     elif summary.doubtful:
-        click.echo(f"to send them after all: {command('replay --resume')} {summary.replay_id} --resend-doubtful")
+        click.echo(f"to send them after all: {_resuming(summary.replay_id)} --resend-doubtful")
+
+
+def _resuming(replay_id: str) -> str:
+    """Return the command that goes on with a replay."""
+    return command(f"replay --resume {replay_id}{typed_broker()}")
+
+
+def _lines(summary: Summary, verb: str) -> Iterator[str]:
+    """Yield how many there are of each kind, with the reasons."""
+    yield f"{verb} {counted(len(summary.sent), 'task')}"
+    for way, ids in _guessed(summary).items():
+        yield f"of these {counted(len(ids), 'task')} by guessed routing to {shown(way)}: {listed(ids)}"
+    if summary.along:
+        yield f"{counted(summary.along, 'more goes', 'more go')} along with these, in their chains and chords"
+    for become, told in (("skipped", summary.skipped), ("refused", summary.refused)):
+        for why in dict.fromkeys(why for _, why in told):
+            ids = [shown(task_id) for task_id, reason in told if reason == why]
+            yield f"{become} {counted(len(ids), 'task')}: {why}: {listed(ids)}"
+    if summary.doubtful:
+        yield f"in doubt {counted(len(summary.doubtful), 'task')}, which may have been sent or not:"
+        yield from (f"  {shown(task_id)}" for task_id in summary.doubtful)
 
 
 def _guessed(summary: Summary) -> dict[str, list[str]]:
@@ -179,16 +203,11 @@ def _guessed(summary: Summary) -> dict[str, list[str]]:
     return found
 
 
-def _remark(summary: Summary) -> str:
-    """Return what there is to know of guesses before somebody agrees."""
-    ways = (f"{len(ids):,} to {shown(way)}" for way, ids in _guessed(summary).items())
-    return f"; by guessed routing {told}" if (told := ", ".join(ways)) else ""
-
-
-def _as_object(summary: Summary, *, is_preview: bool) -> dict[str, Any]:
+def _as_object(summary: Summary, plan: Plan | None = None) -> dict[str, Any]:
     return {
+        **({"plan": plan.as_dict()} if plan else {}),
         "replay": summary.replay_id,
-        "dry_run": is_preview,
+        "dry_run": plan is not None,
         "planned": summary.planned,
         "sent": [{"task_id": old, "replayed_as": new} for old, new in summary.sent.items()],
         "guessed": [{"task_id": old, "to": way} for old, way in summary.guessed.items() if old in summary.sent],
@@ -202,10 +221,13 @@ def _as_object(summary: Summary, *, is_preview: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(record: Record) -> Iterator[Callable[[int], None]]:
+def _progress(record: Record, verb: str) -> Iterator[Callable[[int], None]]:
     """What shows how far it is, on a terminal."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as progress:
-        bar = progress.add_task("replaying", total=len(record.planned))
+    console = Console(stderr=True)
+    # Nothing else is printed meanwhile; and where Ctrl-C comes in the middle of its start, it would leave standard error redirected.
+    bars = Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False, redirect_stderr=False)
+    with bars as progress:
+        bar = progress.add_task(verb, total=len(record.planned))
         yield lambda done: progress.update(bar, completed=done)
 
 

@@ -19,6 +19,7 @@ from .choosing import app_of, broker_of, broker_option, choosing_options, chosen
 from .failure import Failure
 from .hearing import Hearing, tell
 from .output import Output, confirm, confirming_options, output_options
+from .plan import plan_of
 
 #: Tasks that workers are told of at once.
 BATCH = 500
@@ -96,7 +97,8 @@ def revoke(
             if not output.is_data:
                 for task_id in found:
                     click.echo(shown(task_id))
-            done = bool(found) and confirm(question(action, found), output, yes=yes, dry_run=dry_run)
+            plan = plan_of(connection, target.schema, found, app)
+            done = bool(found) and confirm(question(action, found, plan.lines()), output, yes=yes, dry_run=dry_run)
             if done:
                 facts: dict[str, Any] = {"action": action, "author": account(), "reason": reason, "source": "operator"}
                 with broker_of(app) as sending:
@@ -117,11 +119,13 @@ def revoke(
     if output.is_data:
         held = [{"task_id": task_id, "worker": worker, "state": how} for task_id, (worker, how) in hearing.held.items()]
         answers = {"workers": hearing.workers, "silent": silent, "held": held, "going_on": going_on}
-        output.object({"action": action, "dry_run": dry_run, "done": done, "task_ids": found, **answers})
+        told = {"action": action, "dry_run": dry_run, "done": done, "task_ids": found, **answers}
+        output.object({**told, "plan": plan.as_dict()} if dry_run else told)
     elif done:
         _say(hearing, found, silent, going_on, action, remembers=app.backend.options.remember_revokes)
     elif dry_run or not found:
         click.echo(f"{'would ' if dry_run else ''}{action}{'' if dry_run else 'd'} {counted(len(found), 'task')}")
+        plan.say_dry()
     if done and (going_on or not hearing.heard):
         ctx.exit(1)
 

@@ -18,6 +18,7 @@ from celery_journal.journal.command import command
 
 from .failure import Failure
 from .output import Column, Output, confirm, confirming_options, output_options
+from .plan import place_of
 
 COLUMNS = (
     Column("journal", lambda one: one[0].place),
@@ -78,7 +79,8 @@ def drain_command(ctx: click.Context, yes: bool, dry_run: bool, output: Output) 
         spool = spool_of(target.location, target.schema, directory)
         waiting = spool.status().waiting
         others = [] if waiting else beside(spool)
-        if not confirm(f"append {counted(waiting, 'event')}?", output, yes=yes or not waiting, dry_run=dry_run, scripted=True):
+        question = f"append {counted(waiting, 'event')} to {place_of(connection, target.schema)}?"
+        if not confirm(question, output, yes=yes or not waiting, dry_run=dry_run, scripted=True):
             if dry_run:
                 output.said({"would_append": waiting}, f"would append {counted(waiting, 'event')}")
                 _tell_others(spool, others)

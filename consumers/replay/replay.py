@@ -8,6 +8,7 @@ sent again, neither by this replay nor by another.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Summary:
     later: dict[str, str] = field(default_factory=dict)
     #: Of the tasks of which nobody has recorded how they were sent, where this app sends them today: a queue, or an exchange and its key.
     guessed: dict[str, str] = field(default_factory=dict)
+    #: Of a preview, how many messages there would be of each task's name, and where they would go.
+    going: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)
     #: Tasks that another one stands for: a failed step stands for the rest of its chain.
     along: int = 0
     #: Tasks that need not be sent, and those that cannot be, each with the reason.
@@ -113,6 +116,7 @@ class Replay:
         summary, steps = self._summary(), self._steps()
         for found in self._found(steps, summary, lambda _step: None):
             summary.sent |= {step.old_id: step.outgoing.new_id for step in found if step.outgoing}
+            summary.going.update((step.outgoing.name, step.outgoing.way) for step in found if step.outgoing)
         return summary
 
     def _read_again(self) -> None:

@@ -175,7 +175,7 @@ def test_a_missing_database_and_a_missing_schema_have_exit_codes_of_their_own(em
 
     assert (no_database.returncode, no_schema.returncode) == (5, 6)
     assert "createdb nowhere" in no_database.stderr
-    assert "run: celery-journal migrate" in no_schema.stderr
+    assert f"run: celery-journal --dsn '{url}' migrate" in no_schema.stderr
 
 
 def test_a_refused_login_has_an_exit_code_of_its_own(empty_database: str) -> None:

@@ -148,7 +148,7 @@ def test_what_changes_something_takes_the_beginning(dsn: str, log: Log) -> None:
 @pytest.mark.parametrize("command", [["annotate", "--note", "x"], ["replay", "--broker", "memory://"]])
 def test_the_question_names_the_whole_id(command: list[str], dsn: str, log: Log, commands: Commands) -> None:
     """So that whoever typed the beginning sees what would be changed."""
-    asked = commands.run(*command, "9aeca01c", dsn=as_url(dsn), terminal=True, interrupt_at="?")
+    asked = commands.run(*command, "9aeca01c", dsn=as_url(dsn), terminal=True, interrupt_at="[y/N]")
 
     assert f"{command[0]} 1 task: {ALONE}? [y/N]" in asked.text
     assert asked.code == 130

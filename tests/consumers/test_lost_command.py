@@ -79,10 +79,10 @@ def test_mark_asks_and_marks(lose: Any, log: Log, dsn: str) -> None:
     marked = command("lost", *NOW, "--mark", "--yes", dsn=as_url(dsn))
     again = command("lost", *NOW, "--mark", "--yes", dsn=as_url(dsn))
 
-    assert dry.stdout.endswith("would mark 2 tasks\n")
+    assert "\nwould mark 2 tasks\n" in dry.stdout
     assert (unasked.returncode, unasked.stdout) == (2, "")
     assert "say --yes or --dry-run" in unasked.stderr
-    assert "mark 2 tasks?" in unanswered.stderr
+    assert "\nmark 2 tasks: t, u?" in unanswered.stderr
     assert marked.stdout.endswith("marked 2 tasks\n")
     assert again.stdout.count("(marked)") == 2
     assert kinds(dsn, "t").count("task-lost") == 1

@@ -112,7 +112,8 @@ def test_it_asks_first_and_dry_run_only_says(dsn: str, log: Log, queue: Queue) -
     asked, dry = replay(dsn, "a"), replay(dsn, "a", "nobody", "--dry-run")
 
     assert (asked.exit_code, "say --yes or --dry-run" in asked.stderr) == (2, True)
-    assert dry.stdout.splitlines() == ["would send 1 task", "refused 1 task: the journal knows no such task: nobody"]
+    assert dry.stdout.splitlines()[:2] == ["would send 1 task", "refused 1 task: the journal knows no such task: nobody"]
+    assert f"in {queue.name}\nin journal_" in dry.stdout
     assert queue.taken() == []
     assert ask(dsn, b"select count(*) from celery_journal.event where kind like 'replay-%%'") == [(0,)]
 
@@ -159,7 +160,8 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(dsn: str, log: Log, que
     first, sent, stopped = said.splitlines()
     count = int(sent.split()[1])
     assert (first, 0 < count < 30) == ("replay slow of 30 tasks", True)
-    assert stopped == f"stopped, it was interrupted; {30 - count} tasks are left: celery-journal replay --resume slow"
+    going_on = f"celery-journal --dsn '{as_url(dsn)}' replay --resume slow --broker pyamqp://..."
+    assert stopped == f"stopped, it was interrupted; {30 - count} tasks are left: {going_on}"
     assert len(queue.taken()) == count
     (listed,) = json.loads(command("replays", "--json", dsn=as_url(dsn)).stdout)
     assert (listed["replay"], listed["planned"], listed["begun_to_send"], listed["in_doubt"]) == ("slow", 30, count, [])
@@ -333,7 +335,7 @@ def test_ctrl_c_does_not_wait_for_a_slow_rate(dsn: str, log: Log, queue: Queue) 
     assert said.splitlines() == [
         "replay slow of 2 tasks",
         "sent 1 task",
-        "stopped, it was interrupted; 1 task is left: celery-journal replay --resume slow",
+        f"stopped, it was interrupted; 1 task is left: celery-journal --dsn '{as_url(dsn)}' replay --resume slow --broker pyamqp://...",
     ]
 
 

@@ -238,4 +238,5 @@ def test_a_broker_that_does_not_answer_is_one_sentence(dsn: str, connection: Con
 
     assert ended.returncode == 7
     assert ended.stderr.startswith("Error: no broker answers at amqp://guest:**@127.0.0.1:1//: ")
-    assert ended.stderr.endswith("when it is back: celery-journal replay --resume later\n")
+    going_on = f"celery-journal --dsn '{as_url(dsn)}' replay --resume later --broker amqp://guest@127.0.0.1:1//"
+    assert ended.stderr.endswith(f"when it is back: {going_on}\n")

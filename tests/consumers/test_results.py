@@ -44,6 +44,23 @@ def family(app: Celery, backend: JournalBackend) -> Any:
     return app.AsyncResult("top")
 
 
+# Celery's own class
+
+
+@pytest.mark.parametrize("member", ["history", "attempts", "explain", "replay", "replay_of", "replayed_as", "aget", "ahistory"])
+def test_celerys_own_class_says_where_our_members_are(app: Celery, member: str) -> None:
+    """As code that says `from celery.result import AsyncResult` meets it; what neither has is Celery's error as before."""
+    assert not hasattr(stock.AsyncResult, member)
+    own = stock.AsyncResult("a", app=app)
+
+    with pytest.raises(AttributeError, match=rf"^'AsyncResult' object has no attribute '{member}'; .*write app.AsyncResult\(task_id\)"):
+        getattr(own, member)
+    with pytest.raises(AttributeError, match=r"^'AsyncResult' object has no attribute 'histry'$"):
+        _ = own.histry
+    assert hasattr(app.AsyncResult("a"), member)
+    assert (copy.copy(own).id, pickle.loads(pickle.dumps(own)).id) == ("a", "a")
+
+
 # Making one
 
 
