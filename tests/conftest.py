@@ -27,7 +27,15 @@ settings.load_profile("any machine")
 LOCAL_SERVER = os.environ.get("CELERY_JOURNAL_TEST_SERVER", "postgresql://postgres@127.0.0.1:5432/postgres")
 
 TABLES = (
-    "event, task_result_row, task_attempt_row, group_result_row, chord_counter_row, chord_part_row, worker_row, chord_lease, subscription"
+    "event",
+    "task_result_row",
+    "task_attempt_row",
+    "group_result_row",
+    "chord_counter_row",
+    "chord_part_row",
+    "worker_row",
+    "chord_lease",
+    "subscription",
 )
 
 
@@ -115,27 +123,23 @@ def empty_database(server: str) -> Iterator[str]:
     yield from new_database(server)
 
 
-#: Not even a session that replicates goes past the trigger that refuses it.
-EMPTY = """
+#: Deleted, which takes a tenth of the time of a TRUNCATE. What records the maintenance of the log would leave a fact in it.
+EMPTY = f"""
 do $$
-declare part regclass;
 begin
-    for part in select relid from pg_partition_tree('celery_journal.event') loop
-        execute format('alter table %s disable trigger refuse_change', part);
-    end loop;
-    truncate {} restart identity;
-    for part in select relid from pg_partition_tree('celery_journal.event') loop
-        execute format('alter table %s enable always trigger refuse_change', part);
-    end loop;
+    set local celery_journal.maintenance = on;
+    alter table only celery_journal.event disable trigger refuse_change;
+    {"".join(f"delete from celery_journal.{table};" for table in TABLES)}
+    alter table only celery_journal.event enable always trigger refuse_change;
+    perform setval('celery_journal.event_position', 1, false);
 end $$"""
 
 
 def empty(connection: psycopg.Connection[Any]) -> None:
     """Empty every table of the journal, past the triggers that refuse it."""
-    tables = ", ".join(f"celery_journal.{table}" for table in TABLES.split(", "))
     for last in (False, False, True):
         try:
-            connection.execute(EMPTY.replace("{}", tables).encode())
+            connection.execute(EMPTY.encode())
             break
         except psycopg.errors.DeadlockDetected:  # with a sweep of a worker, which reads them in another order
             if last:
