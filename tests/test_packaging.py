@@ -17,7 +17,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"sql", "journal", "projections", "consumers"}
-TOP_LEVEL = FOLDERS | {"docs", "tests", "pyproject.toml", "README.md", "Makefile", ".ci", "LICENSE", "CHANGELOG.md", ".gitignore"}
+TOP_LEVEL = FOLDERS | {
+    "docs",
+    "tests",
+    "pyproject.toml",
+    "README.md",
+    "Makefile",
+    ".ci",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    ".gitignore",
+}
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the build and for what pip fetches
 
@@ -123,11 +134,11 @@ def test_the_repository_holds_nothing_else_at_its_top() -> None:
 
 def test_what_a_user_reads_is_where_it_is_said_to_be() -> None:
     """The README is for the first ten minutes, and leads to each page of docs/; no link leads nowhere."""
-    pages = {"README.md", *(str(file) for file in sources() if file.parts[0] == "docs")}
+    pages = {"README.md", "CONTRIBUTING.md", *(str(file) for file in sources() if file.parts[0] == "docs")}
     links = {page: re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text("utf-8")) for page in pages}
 
     assert len((ROOT / "README.md").read_bytes()) <= 10_240
-    assert {link for link in links["README.md"] if link.startswith("docs/")} == pages - {"README.md"}
+    assert {link for link in links["README.md"] if link.startswith("docs/")} == pages - {"README.md", "CONTRIBUTING.md"}
     assert [link for page, of in links.items() for link in of if not (ROOT / page).parent.joinpath(link).is_file()] == []
 
 
