@@ -54,7 +54,8 @@ class Event(BaseModel):
     #: Where it stands in time among what its emitter tells of the stream: a moment after the one before it, where the clock has gone back
     #: since; None where `occurred_at` says so.
     ordered_at: AwareDatetime | None = None
-    #: Who says so: `backend`, `signal` (both from inside the process where it happened), `broadcast` (Celery's own events), `sweep`.
+    #: Who says so: `backend`, `signal` (both from inside the process where it happened), `broadcast` (Celery's own events), `sweep` (who
+    #: looks for what is lost), `operator` (a command of somebody's), `database` (maintenance), or where it was imported from.
     source: Text | None = None
 
     @field_validator("occurred_at")
