@@ -11,7 +11,8 @@ from celery_journal.consumers.lost import find_lost
 from celery_journal.consumers.redelivery import held
 from celery_journal.consumers.spool import Spool, SpoolStatus, beside, spool_of
 from celery_journal.consumers.timeline import TOLERANCE
-from celery_journal.consumers.words import counted, duration, listed
+from celery_journal.consumers.unregistered import find_unlike, find_unregistered
+from celery_journal.consumers.words import counted, duration, listed, shown
 from celery_journal.journal.command import command
 from celery_journal.projections import Worker
 
@@ -51,6 +52,27 @@ def _workers(subject: Subject) -> Iterator[Finding]:
         yield Finding("workers", "warn", found, f"start them again if they are missed; what they had is in: {command('lost')}")
     else:
         yield Finding("workers", "ok", f"{counted(sum(worker.alive for worker in workers), 'worker')} alive, none silent")
+
+
+@check("registered tasks")
+def _registered(subject: Subject) -> Iterator[Finding]:
+    name = "registered tasks"
+    unregistered = find_unregistered(subject.connection, subject.schema)
+    unlike = find_unlike(subject.connection, subject.schema)
+    code = "start these workers with the code of those who send it (imports, include, autodiscover_tasks)"
+    for one in unregistered:
+        waits = f"{counted(one.tasks, 'task')} of {one.queue} {'waits' if one.tasks == 1 else 'wait'} under the name {shown(one.name)}"
+        found = f"{waits}, and whichever live worker receives one fails it: {listed(one.workers)} {_lacks(one.workers)}"
+        yield Finding(name, "bad", found, code)
+    for other in unlike:
+        found = f"{shown(other.name)} is sent to {other.queue}, where {listed(other.workers)} {_lacks(other.workers)}, and others have"
+        yield Finding(name, "warn", found, f"{code}, or let them consume other queues")
+    if not unregistered and not unlike:
+        yield Finding(name, "ok", "live workers have registered what is sent to their queues, as far as they tell")
+
+
+def _lacks(workers: list[str]) -> str:
+    return f"{'has' if len(workers) == 1 else 'have'} not registered it"
 
 
 @check("lost tasks")

@@ -59,6 +59,7 @@ CONTRACT = {
     "test_revoking",
     "test_running",
     "test_states",
+    "test_unregistered",
     "test_values",
     "test_waiting",
     "test_worker",

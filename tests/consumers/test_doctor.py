@@ -234,6 +234,23 @@ def test_a_worker_that_went_without_a_word_is_named(connection: Connection, tell
     assert "celery-journal lost" in finding.advice
 
 
+def test_tasks_that_workers_do_not_know_are_bad(tell: Callable[..., None], wrong: Examine) -> None:
+    """What waits for none that does; and what was sent lately where only some do."""
+    for worker, names in (("w1", '["shop.pack", "shop.mail"]'), ("w2", '["shop.mail"]')):
+        tell(WorkerHeartbeat, worker, source="signal", meta=f'{{"queues": ["orders"], "tasks": {names}}}'.encode())
+    for name in ("shop.mail", "shop.pack", "shop.print"):
+        tell(TaskSent, name, name=name, queue="orders")
+    tell(TaskSent, "elsewhere", name="shop.print", queue="others")
+
+    bad, some = wrong("registered tasks")
+
+    fails = "and whichever live worker receives one fails it: w1, w2 have not registered it"
+    assert (bad.status, bad.found) == ("bad", f"1 task of orders waits under the name shop.print, {fails}")
+    assert "autodiscover_tasks" in bad.advice
+    assert (some.status, some.found) == ("warn", "shop.pack is sent to orders, where w2 has not registered it, and others have")
+    assert some.advice.endswith("or let them consume other queues")
+
+
 def test_lost_tasks_are_counted(connection: Connection, tell: Callable[..., None], wrong: Examine) -> None:
     """Which they are, another command says."""
     tell(TaskReceived, "t", worker="w1", run="r", name="app.send", expires=datetime.now(UTC) - timedelta(days=1))
