@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from celery_journal.consumers.lost import find_lost
 from celery_journal.consumers.redelivery import held
@@ -73,6 +74,25 @@ def _registered(subject: Subject) -> Iterator[Finding]:
 
 def _lacks(workers: list[str]) -> str:
     return f"{'has' if len(workers) == 1 else 'have'} not registered it"
+
+
+@check("waited-for results")
+def _waited(subject: Subject) -> Iterator[Finding]:
+    name = "waited-for results"
+    waited, saved = subject.rows("waited in vain"), subject.rows("groups without results")
+    if waited:
+        found = f"somebody waited in the last day for results that are ignored, and got None: {_names(waited)}"
+        advice = f"take ignore_result from these tasks, or do not wait; who did, tells: {command('history')} {waited[-1]['task_id']}"
+        yield Finding(name, "warn", found, advice)
+    if saved:
+        found = f"groups were saved that are never ready(), because tasks of them end without a result: {_names(saved)}"
+        yield Finding(name, "warn", found, "take ignore_result from these tasks, or leave them out of such groups")
+    if not waited and not saved:
+        yield Finding(name, "ok", "nobody waits for one that is ignored, as far as is known")
+
+
+def _names(rows: list[dict[str, Any]]) -> str:
+    return listed([shown(row["name"] or "(not named)") for row in rows])
 
 
 @check("lost tasks")

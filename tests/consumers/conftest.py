@@ -40,6 +40,7 @@ CONTRACT = {
     "test_getting",
     "test_graph",
     "test_groups",
+    "test_ignored",
     "test_lost_command",
     "test_lost_sweep",
     "test_many_workers",

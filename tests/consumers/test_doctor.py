@@ -19,7 +19,7 @@ from celery_journal.consumers.doctor import CHECKS, Finding, Subject, examine, u
 from celery_journal.consumers.options import Options
 from celery_journal.consumers.spool import packed, spool_of
 from celery_journal.journal import Connection, Emitter, Journal, migrate
-from celery_journal.journal.events import ChordStarted, Event, TaskReceived, TaskSent, TaskSucceeded
+from celery_journal.journal.events import ChordStarted, Event, OperatorActed, TaskIgnored, TaskReceived, TaskSent, TaskSucceeded
 from celery_journal.journal.workers import WorkerHeartbeat
 from tests.conftest import require
 
@@ -249,6 +249,17 @@ def test_tasks_that_workers_do_not_know_are_bad(tell: Callable[..., None], wrong
     assert "autodiscover_tasks" in bad.advice
     assert (some.status, some.found) == ("warn", "shop.pack is sent to orders, where w2 has not registered it, and others have")
     assert some.advice.endswith("or let them consume other queues")
+
+
+def test_waits_for_ignored_results_are_told_for_a_day(tell: Callable[..., None], wrong: Examine) -> None:
+    """By name; what somebody has only noted of a task is no wait."""
+    for task_id, days, meta in (("new", 0, b'{"waited": true}'), ("old", 2, b'{"waited": true}'), ("noted", 0, b'{"resolved": true}')):
+        tell(TaskIgnored, task_id, name=f"app.{task_id}")
+        tell(OperatorActed, task_id, action="wait", meta=meta, occurred_at=datetime.now(UTC) - timedelta(days=days))
+
+    (finding,) = wrong("waited-for results")
+
+    assert finding.found.endswith("and got None: app.new")
 
 
 def test_lost_tasks_are_counted(connection: Connection, tell: Callable[..., None], wrong: Examine) -> None:
