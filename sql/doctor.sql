@@ -47,12 +47,13 @@ select s.name, clock_timestamp() - s.updated_at as age,
  order by s.name
 
 -- name: waited in vain
--- Of the last day, by name: tasks whose results are ignored, and that somebody has waited for all the same, with the last of them.
+-- Of a time, by name: tasks whose results are ignored, and that somebody has waited for all the same, with the last of them.
 select t.task_name as name, (array_agg(t.task_id order by e.position desc))[1] as task_id
   from celery_journal.event e
        join celery_journal.task_result t on t.task_id = e.stream
  where e.kind = 'operator-acted' and e.meta is not null and celery_journal.json_or_null(e.meta) ? 'waited'
-   and e.event_id >= celery_journal.first_event_id(clock_timestamp() - interval '24 hours')
+   and e.event_id >= celery_journal.first_event_id(%(since)s::timestamptz)
+   and e.event_id < celery_journal.first_event_id(%(until)s::timestamptz)
  group by t.task_name
  order by t.task_name
 

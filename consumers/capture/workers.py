@@ -72,9 +72,9 @@ class Heart(threading.Thread):
             self._stopped.wait(self._recorder.options.heartbeat_interval)
 
     def _say(self, kind: type[WorkerEvent]) -> bool:
-        registered = self._registered()
-        more = {} if registered == self._told else {"tasks": self._within_bounds(registered)}
         try:
+            registered = self._registered()
+            more = {} if registered == self._told else {"tasks": self._within_bounds(registered)}
             self._recorder.append_now(
                 self._recorder.emitter.emit(kind, self._consumer.hostname, source="signal", pid=os.getpid(), meta=self._meta(more))
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,9 @@ from .examination import Finding, Subject, check
 
 #: How late the last heartbeat of a worker may have been recorded: the clock of that worker need not be behind.
 LATE = timedelta(seconds=10)
+
+#: For how long it is told that somebody has waited for a result that is ignored; the clocks of those who do may be as far off.
+DAY = timedelta(days=1)
 
 
 @check("clocks")
@@ -79,7 +82,8 @@ def _lacks(workers: list[str]) -> str:
 @check("waited-for results")
 def _waited(subject: Subject) -> Iterator[Finding]:
     name = "waited-for results"
-    waited, saved = subject.rows("waited in vain"), subject.rows("groups without results")
+    now = datetime.now(UTC)
+    waited, saved = subject.rows("waited in vain", since=now - DAY, until=now + DAY), subject.rows("groups without results")
     if waited:
         found = f"somebody waited in the last day for results that are ignored, and got None: {_names(waited)}"
         advice = f"take ignore_result from these tasks, or do not wait; who did, tells: {command('history')} {waited[-1]['task_id']}"
