@@ -15,6 +15,7 @@ from celery_journal.projections import Worker
 
 from .errors import ErrorGroup, error_groups
 from .settlement import settled_in
+from .unregistered import Unregistered, find_unregistered
 from .words import counted, duration, listed
 
 #: Tasks of each queue among which the oldest that is due is looked for: those before it have an eta.
@@ -66,6 +67,8 @@ class Status:
     at: datetime
     workers: list[Worker]
     queues: list[QueueStatus]
+    #: What waits under names that no live worker of its queue has registered.
+    unregistered: list[Unregistered]
     #: The reason of each task that is marked as lost and not settled, by its id.
     lost: dict[str, str]
     stuck: list[StuckChord]
@@ -120,6 +123,10 @@ class Status:
             named = listed([f"{one.queue} ({one.waiting:,}, the oldest for {duration(one.age or 0)})" for one in idle])
             waits = f"{counted(waiting, 'task')} {'waits' if waiting == 1 else 'wait'} where no live worker consumes"
             yield f"{waits}: {named}"
+        if unknown := self.unregistered:
+            waiting = sum(one.tasks for one in unknown)
+            waits = f"{counted(waiting, 'task')} {'waits' if waiting == 1 else 'wait'} that no live worker of the queue has registered"
+            yield f"{waits}: {listed([str(one) for one in unknown])}"
         if self.lost:
             yield f"{counted(len(self.lost), 'task')} lost"
         if self.stuck:
@@ -134,8 +141,9 @@ class Status:
         return {
             "at": self.at,
             "broken": self.problems,
-            "workers": [worker.as_dict() for worker in self.workers],
+            "workers": [worker.model_dump(exclude={"tasks"}) for worker in self.workers],
             "queues": [one.as_dict() for one in self.queues],
+            "unregistered": [one.as_dict() for one in self.unregistered],
             "lost": self.lost,
             "stuck_chords": [{"group_id": one.group_id, "body_task_id": one.body_task_id, "age": one.age} for one in self.stuck],
             "last_hour": {"ended": self.ended, "failed": self.failed, "errors": [group.as_dict() for group in self.errors]},
@@ -167,6 +175,7 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
         at,
         Worker.all(connection, schema),
         queues_of(connection, schema),
+        find_unregistered(connection, schema),
         {task_id: reason for task_id, reason in lost.items() if task_id not in settled},
         [StuckChord(**row) for row in rows("stuck chords", limit=LIMIT)],
         ended["ended"],

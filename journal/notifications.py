@@ -15,7 +15,7 @@ from celery_journal import sql
 from .answering import within
 from .connection import CONNECT_TIMEOUT, connect
 from .errors import CannotListen
-from .events import Event, TaskEvent, TaskFailed, TaskRevoked, TaskSucceeded
+from .events import Event, TaskEvent, TaskFailed, TaskIgnored, TaskRevoked, TaskSucceeded
 
 #: A hint for everybody, in place of more tokens than fit into the 8000 bytes of a notification.
 EVERYTHING = "*"
@@ -31,7 +31,7 @@ def token(stream: str) -> str:
 def audience_of(events: Iterable[Event]) -> str | None:
     """Return who could be waiting for the events: those who wait for `results`, those who want all `transitions`, or nobody."""
     news = [event for event in events if isinstance(event, TaskEvent)]
-    if any(isinstance(event, TaskSucceeded | TaskFailed | TaskRevoked) for event in news):
+    if any(isinstance(event, TaskSucceeded | TaskFailed | TaskRevoked | TaskIgnored) for event in news):
         return "results"
     return "transitions" if news else None
 

@@ -12,7 +12,8 @@ class WorkerEvent(Event):
 
     #: The worker's main process.
     pid: int | None = None
-    #: JSON: software, version, system, pool, concurrency, queues, prefetch, freq (seconds between heartbeats), active, processed, loadavg.
+    #: JSON: software, version, system, pool, concurrency, queues, prefetch, freq (seconds between heartbeats), active, processed, loadavg;
+    #: and when it comes, or when they change, tasks (the names that it has registered).
     meta: bytes | None = None
 
 

@@ -51,6 +51,8 @@ class Worker(Row):
     processed: int | None = None
     #: Who told the last of it: `broadcast`, or its own process.
     source: str | None = None
+    #: The names of the tasks that it has registered; None where it has not told them.
+    tasks: tuple[str, ...] | None = None
 
     @classmethod
     def all(cls, connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> list[Self]:

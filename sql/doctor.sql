@@ -46,6 +46,27 @@ select s.name, clock_timestamp() - s.updated_at as age,
   from celery_journal.subscription s
  order by s.name
 
+-- name: waited in vain
+-- Of a time, by name: tasks whose results are ignored, and that somebody has waited for all the same, with the last of them.
+select t.task_name as name, (array_agg(t.task_id order by e.position desc))[1] as task_id
+  from celery_journal.event e
+       join celery_journal.task_result t on t.task_id = e.stream
+ where e.kind = 'operator-acted' and e.meta is not null and celery_journal.json_or_null(e.meta) ? 'waited'
+   and e.event_id >= celery_journal.first_event_id(%(since)s::timestamptz)
+   and e.event_id < celery_journal.first_event_id(%(until)s::timestamptz)
+ group by t.task_name
+ order by t.task_name
+
+-- name: groups without results
+-- Of the groups that were saved last, those with members that have ended without a result, by the names of these.
+select t.task_name as name, count(distinct g.group_id) as groups
+  from (select g.group_id, g.members from celery_journal.group_result g where g.members is not null order by g.date_saved desc limit 1000) g
+       cross join lateral unnest(g.members) as m (task_id)
+       join celery_journal.task_result t on t.task_id = m.task_id
+ where t.status = 'IGNORED'
+ group by t.task_name
+ order by t.task_name
+
 -- name: broken indexes
 select c.relname as name
   from pg_catalog.pg_index i

@@ -22,19 +22,23 @@ select w.worker, w.alive, w.offline, w.first_seen, w.online_since, w.last_seen, 
  where w.worker = any(%(workers)s)
 
 -- name: consumers
--- A worker that only broadcasts does not say what it consumes: what it has received lately tells.
+-- A worker that only broadcasts does not say what it consumes: what it has received lately tells. Nor does it say what it has registered.
 with taken as (
     (select t.worker, t.queue, t.recorded_at from celery_journal.task_result t
       where t.date_done is not null order by t.date_done desc nulls first limit 1000)
      union all
     select t.worker, t.queue, t.recorded_at from celery_journal.task_result t where t.date_done is null and t.worker is not null)
-select count(*) as consumers, coalesce(sum(w.active), 0)::integer as active, array_agg(w.worker order by w.worker) as workers
+select %(queue)s::text as queue, count(*) as consumers, coalesce(sum(w.active), 0)::integer as active, array_agg(w.worker order by w.worker) as workers,
+       array_agg(w.worker order by w.worker) filter (where %(task)s::text <> all(w.tasks)) as unregistered
   from celery_journal.worker w
  where w.alive
    and (%(queue)s = any(w.queues)
         or (w.queues is null
             and exists (select from taken k
                          where k.worker = w.worker and k.queue = %(queue)s and (w.online_since is null or k.recorded_at > w.online_since))))
+
+-- name: registered
+select w.tasks from celery_journal.worker w where w.worker = %(worker)s
 
 -- name: ahead
 -- How many tasks that were sent earlier still wait in the queue; more than a thousand are not counted.

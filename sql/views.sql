@@ -36,7 +36,7 @@ select a.task_id, a.attempt, a.run, a.worker, a.pid, a.status, a.date_sent, a.da
 -- name: worker
 -- Those of the names that are one, or all where no names are given.
 select w.worker, w.alive, w.offline, w.first_seen, w.online_since, w.last_seen, w.clock_offset, w.pid, w.software, w.version, w.system,
-       w.pool, w.concurrency, w.queues, w.freq, w.active, w.processed, w.source
+       w.pool, w.concurrency, w.queues, w.freq, w.active, w.processed, w.source, w.tasks
   from celery_journal.worker w
  where w.worker = any(%(keys)s) or %(keys)s::text[] is null
  order by w.worker

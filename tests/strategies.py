@@ -219,6 +219,9 @@ _OF_A_WORKER = (
     b'{"software": "py-celery", "version": "5.7.0", "system": "Linux", "pool": "prefork", "concurrency": 4, "queues": ["b", "a"],'
     b' "freq": 2.0, "active": 1, "processed": 70000000000}',
     b'{"software": "py-celery", "queues": [], "freq": 0.5}',
+    b'{"software": "py-celery", "tasks": ["b", "a"], "freq": 0.5}',
+    b'{"tasks": []}',
+    b'{"tasks": null}',
     b"[]",
     b"\x00",
 )

@@ -19,7 +19,7 @@ from celery_journal.projections.queryset import PAGE
 from .connection import JournalUnavailable
 from .listening import Waiter
 from .pending import resolve
-from .reading import Meta
+from .reading import Meta, ignored_in
 from .waiting import Waiting, leaves, parents_of
 from .watch import FIRST_POLL, LAST_POLL
 
@@ -160,6 +160,11 @@ class Awaiting(Waiting):
             rows = self.TaskModel.aobjects.using(connection, self.journal.schema)
             for start in range(0, len(given), PAGE):
                 page = list(given)[start : start + PAGE]
-                async for row in rows.filter(task_id__in=page, status__in=list(self.READY_STATES))[:PAGE]:  # no cursor, no transaction
-                    ready[given[row.task_id]] = self._meta_of(given[row.task_id], row)
+                found = rows.filter(task_id__in=page, status__in=[*self.READY_STATES, states.IGNORED])
+                for row in [row async for row in found[:PAGE]]:  # no cursor, no transaction
+                    task_id = given[row.task_id]
+                    if row.status != states.IGNORED:
+                        ready[task_id] = self._meta_of(task_id, row)
+                    elif ignored_in(await self.journal.aread_stream(connection, task_id)):
+                        ready[task_id] = self._meta_without_result(task_id, row)
         return ready

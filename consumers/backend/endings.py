@@ -9,17 +9,21 @@ from celery.app.task import Context
 from celery.exceptions import NotRegistered, Reject
 from celery.signals import before_task_publish, task_postrun, task_unknown
 
+from celery_journal.consumers.request import attempt_of
+
 from .chords import Chords
 from .members import members_of
 
 
 @task_unknown.connect(weak=False, dispatch_uid="celery-journal-endings")
 def _fail_unknown(sender: Any, message: Any, name: str, id: str, **_signal: Any) -> None:  # noqa: A002  Celery's own names
-    """Return the parts of a task that the worker does not know: what Celery itself stores of it says nothing of a chord."""
+    """End a task that the worker does not know: what Celery itself stores of it says nothing of a chord, nor of an attempt."""
     backend = sender.app.backend
     if isinstance(backend, Chords):
         _, _, embedded = message.payload
         request = Context({**message.headers, **embedded, "id": id})
+        if attempt_of(request):  # Celery does not say which attempt has failed, and the first one's failure ends no later one
+            backend.store_result(id, NotRegistered(name), states.FAILURE, request=request)
         backend.return_parts(request, states.FAILURE, NotRegistered(name))
 
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from celery import states
 from celery._state import task_join_will_block
 from celery.result import ResultSet
 from vine import barrier, promise
@@ -33,7 +34,11 @@ POLL = 0.5
 def resolve(result: Any, meta: dict[str, Any]) -> None:
     """Give the result its meta, and let its callbacks be called once, however many threads wait for it."""
     mine = object()
-    if vars(result).setdefault("_resolved_by", mine) is mine:
+    is_first = vars(result).setdefault("_resolved_by", mine) is mine
+    if is_first and meta["status"] == states.IGNORED:  # which is no end that Celery knows
+        result._set_cache(meta)
+        result.on_ready(result)
+    elif is_first:
         result._maybe_set_cache(meta)
     elif result._cache is None:
         result._set_cache(result.backend.meta_from_decoded(meta))

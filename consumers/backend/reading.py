@@ -14,10 +14,12 @@ from kombu.serialization import loads, registry
 from kombu.utils import json
 
 from celery_journal.consumers.payloads import bytes_of, opened
+from celery_journal.journal import RecordedEvent
 from celery_journal.journal import events as kinds
 from celery_journal.projections import TaskResult
 
 from .base import JournalBase, named
+from .waited import Waited
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +32,19 @@ _OURS = {"children", "meta", "stamps", "stamped_headers"}
 TRANSITIONS = [kind.model_fields["kind"].default for kind in (kinds.TaskReceived, kinds.TaskStarted, kinds.TaskProgress, kinds.TaskRetried)]
 
 
+#: The kind of an end without a result.
+IGNORED = kinds.TaskIgnored.model_fields["kind"].default
+
+
 class Reading(JournalBase):
     """The part of the backend that reads tasks."""
 
     #: The model of the rows it reads.
     TaskModel = TaskResult
+
+    def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
+        super().__init__(app=app, url=url, **kwargs)
+        self._waited = Waited(self)
 
     def _get_task_meta_for(self, task_id: Any) -> Meta:
         task_id = self.check_id(task_id)
@@ -63,6 +73,10 @@ class Reading(JournalBase):
         task_ids = list(task_ids)
         rows = self.database.run(lambda connection: self.TaskModel.get_many(connection, task_ids, self.journal.schema), budget=budget)
         ready = []
+        without = [task_id for task_id, row in rows.items() if row.status == states.IGNORED and task_id not in (parents or ())]
+        if without:
+            recorded, _ = self.database.run(lambda connection: self.journal.read_transitions(connection, without, [IGNORED]), budget=budget)
+            ready += [self._meta_without_result(task_id, rows[task_id]) for task_id in ignored_in(recorded)]
         for task_id in task_ids:
             row: TaskResult | None = rows.get(task_id)
             if row is not None and row.status in self.READY_STATES:
@@ -115,6 +129,11 @@ class Reading(JournalBase):
             named |= {**(stamps or {}), **extended}
         return self._made_python({**named, **meta})
 
+    def _meta_without_result(self, task_id: str, row: TaskResult) -> Meta:
+        """Return the meta of a task that has ended and whose result is ignored, for those who wait for it: else they would for ever."""
+        self._waited.tell(task_id, row.task_name)
+        return {**self._meta_of(task_id, row), "status": states.IGNORED}
+
     def _decoded_meta(self, row: TaskResult) -> dict[str, Any]:
         """Return what the row says of itself in JSON, or as the serializer of its result made it; nothing where that is no object."""
         if not row.meta:
@@ -163,6 +182,12 @@ class Reading(JournalBase):
         except (DecodeError, ValueError) as exc:  # no reason to keep the result from who asks for that
             logger.warning("the arguments of %s cannot be shown: %s", row.task_id, exc)
             return None
+
+
+def ignored_in(recorded: Iterable[RecordedEvent]) -> set[str]:
+    """Return the tasks whose results are ignored by what was said last of their ends: one that has raised Ignore may get a result yet."""
+    last = {place.event.stream: place.event.source for place in recorded if isinstance(place.event, kinds.TaskIgnored)}
+    return {task_id for task_id, source in last.items() if source == "backend"}
 
 
 def _json_or_text(encoded: bytes) -> Any:

@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun, task_prerun, task_received, task_rejected, task_retry, task_unknown, worker_process_shutdown
 
 from celery_journal.consumers.notes import begin_run, has_told, note_followed, told_by
-from celery_journal.consumers.request import ACKNOWLEDGES_LATE, attempt_from, attempt_of, facts_of, queue_of
+from celery_journal.consumers.request import ACKNOWLEDGES_LATE, NOT_REGISTERED, attempt_from, attempt_of, facts_of, queue_of
 from celery_journal.consumers.routing import name_of
 from celery_journal.journal import events as kinds
 
@@ -150,7 +150,7 @@ def _undecodable(sender: Any, message: Any, exc: Any = None, **_signal: Any) -> 
 
 def _unknown(sender: Any, message: Any, name: str, **_signal: Any) -> None:
     """Tell who did not know the task: what Celery stores of it, a failure, does not say."""
-    _turn_away(sender, message, f"{name} is not registered")
+    _turn_away(sender, message, f"{name} {NOT_REGISTERED}")
 
 
 def _turn_away(consumer: Any, message: Any, reason: str) -> None:

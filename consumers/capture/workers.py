@@ -16,6 +16,7 @@ from kombu.utils import json
 
 from celery_journal.consumers.redelivery import visibility_timeout
 from celery_journal.consumers.routing import name_of
+from celery_journal.journal.codec import escape
 from celery_journal.journal.workers import WorkerEvent, WorkerHeartbeat, WorkerOffline, WorkerOnline
 
 from .apps import Recorder, recorder_of
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the end of a worker waits for its heart.
 PATIENCE = 3.0
+
+#: Bytes of the names of tasks that a worker tells, which is some thousands of names. Of one that has more it is not known what it has
+#: registered: a part of them would say that it has not the rest.
+MOST_NAMES = 500_000
 
 
 class Heart(threading.Thread):
@@ -45,6 +50,8 @@ class Heart(threading.Thread):
         self._stopped = threading.Event()
         #: Whether it is recorded that the worker has come: what an earlier one of that name had, it does not have.
         self._is_known = False
+        #: The names of tasks that it has told.
+        self._told: list[str] | None = None
         self.beating.add(self)
 
     def stop(self) -> None:
@@ -66,15 +73,26 @@ class Heart(threading.Thread):
 
     def _say(self, kind: type[WorkerEvent]) -> bool:
         try:
+            registered = self._registered()
+            more = {} if registered == self._told else {"tasks": self._within_bounds(registered)}
             self._recorder.append_now(
-                self._recorder.emitter.emit(kind, self._consumer.hostname, source="signal", pid=os.getpid(), meta=self._meta())
+                self._recorder.emitter.emit(kind, self._consumer.hostname, source="signal", pid=os.getpid(), meta=self._meta(more))
             )
         except Exception as exc:  # noqa: BLE001  a heartbeat that is late says nothing any more
             logger.debug("a heartbeat is not recorded: %s", exc)
             return False
+        self._told = registered
         return True
 
-    def _meta(self) -> bytes:
+    def _registered(self) -> list[str]:
+        """Return the names of the tasks that it takes: those that the app has had when the worker last connected to its broker."""
+        return sorted(escape(name) for name in list(self._consumer.strategies))
+
+    def _within_bounds(self, names: list[str]) -> list[str] | None:
+        size = sum(len(name.encode()) for name in names)
+        return names if size <= min(MOST_NAMES, self._recorder.options.max_payload_bytes // 2) else None
+
+    def _meta(self, more: dict[str, Any]) -> bytes:
         from celery.worker import state  # takes a while to import, and only workers have it
 
         worker = self._consumer.controller
@@ -90,6 +108,7 @@ class Heart(threading.Thread):
             "reserved": len(state.reserved_requests),
             "processed": state.all_total_count[0],
             "loadavg": [round(load, 2) for load in os.getloadavg()],
+            **more,
         }
         if self._visibility_timeout is not None:
             facts["visibility_timeout"] = self._visibility_timeout

@@ -33,7 +33,7 @@ def _ignored(subject: Subject, app: Celery) -> Iterator[Finding]:
         found = "journal_ignored is off: how tasks end whose results are ignored is not recorded, and they look as if they never did"
         yield Finding("ignored results", "warn", found, "leave the option journal_ignored out")
     elif app.conf.task_ignore_result:
-        found = "task_ignore_result is on: no task's return value is stored, and get() of one that succeeds waits for ever"
+        found = "task_ignore_result is on: no task's return value is stored, and get() of one that succeeds returns None"
         yield Finding("ignored results", "warn", found, "set ignore_result=True on those tasks only whose values nobody needs")
     else:
         what = counted(len(ignoring), "task ignores its result", "tasks ignore their results") + ", by their own setting"

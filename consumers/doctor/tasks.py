@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 from celery_journal.consumers.lost import find_lost
 from celery_journal.consumers.redelivery import held
 from celery_journal.consumers.spool import Spool, SpoolStatus, beside, spool_of
 from celery_journal.consumers.timeline import TOLERANCE
-from celery_journal.consumers.words import counted, duration, listed
+from celery_journal.consumers.unregistered import find_unlike, find_unregistered
+from celery_journal.consumers.words import counted, duration, listed, shown
 from celery_journal.journal.command import command
 from celery_journal.projections import Worker
 
@@ -19,6 +21,9 @@ from .examination import Finding, Subject, check
 
 #: How late the last heartbeat of a worker may have been recorded: the clock of that worker need not be behind.
 LATE = timedelta(seconds=10)
+
+#: For how long it is told that somebody has waited for a result that is ignored; the clocks of those who do may be as far off.
+DAY = timedelta(days=1)
 
 
 @check("clocks")
@@ -51,6 +56,47 @@ def _workers(subject: Subject) -> Iterator[Finding]:
         yield Finding("workers", "warn", found, f"start them again if they are missed; what they had is in: {command('lost')}")
     else:
         yield Finding("workers", "ok", f"{counted(sum(worker.alive for worker in workers), 'worker')} alive, none silent")
+
+
+@check("registered tasks")
+def _registered(subject: Subject) -> Iterator[Finding]:
+    name = "registered tasks"
+    unregistered = find_unregistered(subject.connection, subject.schema)
+    unlike = find_unlike(subject.connection, subject.schema)
+    code = "start these workers with the code of those who send it (imports, include, autodiscover_tasks)"
+    for one in unregistered:
+        waits = f"{counted(one.tasks, 'task')} of {one.queue} {'waits' if one.tasks == 1 else 'wait'} under the name {shown(one.name)}"
+        found = f"{waits}, and whichever live worker receives one fails it: {listed(one.workers)} {_lacks(one.workers)}"
+        yield Finding(name, "bad", found, code)
+    for other in unlike:
+        found = f"{shown(other.name)} is sent to {other.queue}, where {listed(other.workers)} {_lacks(other.workers)}, and others have"
+        yield Finding(name, "warn", found, f"{code}, or let them consume other queues")
+    if not unregistered and not unlike:
+        yield Finding(name, "ok", "live workers have registered what is sent to their queues, as far as they tell")
+
+
+def _lacks(workers: list[str]) -> str:
+    return f"{'has' if len(workers) == 1 else 'have'} not registered it"
+
+
+@check("waited-for results")
+def _waited(subject: Subject) -> Iterator[Finding]:
+    name = "waited-for results"
+    now = datetime.now(UTC)
+    waited, saved = subject.rows("waited in vain", since=now - DAY, until=now + DAY), subject.rows("groups without results")
+    if waited:
+        found = f"somebody waited in the last day for results that are ignored, and got None: {_names(waited)}"
+        advice = f"take ignore_result from these tasks, or do not wait; who did, tells: {command('history')} {waited[-1]['task_id']}"
+        yield Finding(name, "warn", found, advice)
+    if saved:
+        found = f"groups were saved that are never ready(), because tasks of them end without a result: {_names(saved)}"
+        yield Finding(name, "warn", found, "take ignore_result from these tasks, or leave them out of such groups")
+    if not waited and not saved:
+        yield Finding(name, "ok", "nobody waits for one that is ignored, as far as is known")
+
+
+def _names(rows: list[dict[str, Any]]) -> str:
+    return listed([shown(row["name"] or "(not named)") for row in rows])
 
 
 @check("lost tasks")

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from psycopg.rows import dict_row
 
 from celery_journal import sql
+from celery_journal.consumers.request import NOT_REGISTERED
 from celery_journal.journal import Connection, Journal, RecordedEvent
 from celery_journal.journal.codec import escape
-from celery_journal.journal.events import Event, TaskReplayed
+from celery_journal.journal.events import Event, TaskRejected, TaskReplayed
 
 E = TypeVar("E", bound=Event)
 
@@ -40,9 +41,11 @@ class Known:
     attempts: list[Row]
     events: list[RecordedEvent]
     workers: dict[str, Row]
-    #: Who consumes the queue in which the task waits, and how much is before it.
+    #: Who consumes the queue in which the task waits, or from which it came to a worker that does not know it, and how much is before it.
     consumers: Row | None
     ahead: int
+    #: The tasks that the first of those has registered that have not registered this one.
+    registered: list[str]
     #: The chord of this id, and the open one whose body this is.
     chord: Chord | None
     body_of: Chord | None
@@ -93,8 +96,9 @@ class Reader:
         queue = attempts[-1]["queue"] if attempts else task["queue"] if task else None
         consumers, ahead = None, 0
         waits = any(run["status"] == "PENDING" and run["worker"] is None for run in attempts)  # also one that has ended and was sent again
-        if task is not None and queue is not None and (task["date_done"] is None or waits):
-            consumers = self.one("consumers", queue=queue)
+        is_unknown = any(isinstance(one.event, TaskRejected) and (one.event.reason or "").endswith(NOT_REGISTERED) for one in events)
+        if task is not None and queue is not None and (task["date_done"] is None or waits or is_unknown):
+            consumers = self.one("consumers", queue=queue, task=task["name"])
             ahead = (self.one("ahead", queue=queue, sent=task["date_sent"]) or {"count": 0})["count"]
         (of_body,) = (self.one("chord of body", id=key) or {"": None}).values()
         members = [] if task else self.rows("open members", id=key)
@@ -110,12 +114,18 @@ class Reader:
             workers=workers,
             consumers=consumers,
             ahead=ahead,
+            registered=self._registered(consumers),
             chord=chord,
             body_of=self._chord(of_body) if of_body is not None else None,
             group=group,
             members=members,
             copy=next((self.one("task", id=escape(copy)) for copy in reversed(copies)), None),
         )
+
+    def _registered(self, consumers: Row | None) -> list[str]:
+        lacking = (consumers or {}).get("unregistered") or []
+        row = self.one("registered", worker=lacking[0]) if lacking else None
+        return (row or {}).get("tasks") or []
 
     def _chord(self, group_id: str) -> Chord | None:
         row = self.one("chord", id=group_id)

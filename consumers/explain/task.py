@@ -13,7 +13,8 @@ from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.replay.lineage import origin_of
 from celery_journal.consumers.request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD
 from celery_journal.consumers.routing import way_of
-from celery_journal.consumers.words import counted, duration, moment, ordinal, who
+from celery_journal.consumers.unregistered import has_instead
+from celery_journal.consumers.words import counted, duration, listed, moment, ordinal, who
 from celery_journal.journal.command import command
 from celery_journal.journal.events import (
     OperatorActed,
@@ -50,6 +51,8 @@ def tell_task(known: Known) -> Iterator[str]:
             yield f"It has succeeded{_how_long(known)} at {moment(task['date_done'])}."
         case states.FAILURE:
             yield f"It has failed{_with_error(known.last(TaskFailed))}{_how_long(known)} at {moment(task['date_done'])}."
+            if (lacking := _unregistered(known)) is not None:
+                yield f"{lacking}."
             if _failed_with_another(known):
                 yield f"It was never sent, as far as is known, and failed with what comes before it; see: {command('graph')} {known.id}"
         case states.REVOKED:
@@ -221,7 +224,19 @@ def _consumers(known: Known) -> str:
     if known.ahead:
         ahead = "more than 1,000 tasks" if known.ahead > 1000 else counted(known.ahead, "task")
         told += f"; {ahead} sent earlier still {'waits' if known.ahead == 1 else 'wait'}"
-    return told
+    lacking = _unregistered(known)
+    return f"{told}. {lacking}" if lacking else told
+
+
+def _unregistered(known: Known) -> str | None:
+    """Return who of those that consume its queue has not registered the task; None where all have, or do not tell."""
+    consumers, name = known.consumers or {}, (known.task or {})["name"]
+    if not (lacking := consumers.get("unregistered")):
+        return None
+    if len(lacking) < consumers["consumers"]:
+        return f"{listed(lacking)} {'has' if len(lacking) == 1 else 'have'} not registered {name}, and would fail it"
+    nobody = f"No live worker that consumes `{consumers['queue']}` has registered the task {name}"
+    return f"{nobody}, and whichever receives it fails it: {lacking[0]} has {has_instead(known.registered, name)}"
 
 
 def _with_worker(known: Known, run: Row, several: bool) -> str:

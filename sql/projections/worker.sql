@@ -22,8 +22,15 @@ select e.stream as worker,
        e.occurred_at,
        e.pid,
        e.source,
-       e.meta
+       e.meta,
+       case when t.are_told then e.position else 0 end as tasks_position,
+       case when t.are_told and jsonb_typeof(m.meta -> 'tasks') = 'array'
+            then array(select n.name from jsonb_array_elements_text(m.meta -> 'tasks') with ordinality as n (name, number)
+                        where n.name is not null order by n.number)
+       end as tasks
   from new_event e
+       cross join lateral (select celery_journal.json_or_null(e.meta) as meta) m
+       cross join lateral (select coalesce(jsonb_typeof(m.meta) = 'object' and m.meta ? 'tasks', false) as are_told) t
  where e.kind in ({kinds})
 
 -- name: combine
@@ -40,23 +47,27 @@ select w.worker,
        s.occurred_at,
        s.pid,
        s.source,
-       s.meta
+       s.meta,
+       t.tasks_position,
+       t.tasks
   from (select worker,
                min(date_created) as date_created,
                min(first_at) as first_at,
                (max(array[online_rank, online_position, number]))[3] as online,
-               (max(array[seen_position, number]))[2] as seen
+               (max(array[seen_position, number]))[2] as seen,
+               (max(array[tasks_position, number]))[2] as told
           from lifted
          group by worker) w
        join lifted o on o.number = w.online
        join lifted s on s.number = w.seen
+       join lifted t on t.number = w.told
 
 -- name: merge
 insert into celery_journal.worker_row as t (
        worker, date_created, first_at, online_rank, online_at, online_position,
-       seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta)
+       seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta, tasks_position, tasks)
 select worker, date_created, first_at, online_rank, online_at, online_position,
-       seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta
+       seen_rank, last_seen, seen_position, is_offline, occurred_at, pid, source, meta, tasks_position, tasks
   from folded
  order by worker
 on conflict (worker) do update set
@@ -72,7 +83,9 @@ on conflict (worker) do update set
        occurred_at = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.occurred_at else t.occurred_at end,
        pid = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.pid else t.pid end,
        source = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.source else t.source end,
-       meta = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.meta else t.meta end
+       meta = case when (excluded.seen_rank, excluded.seen_position) > (t.seen_rank, t.seen_position) then excluded.meta else t.meta end,
+       tasks_position = greatest(t.tasks_position, excluded.tasks_position),
+       tasks = case when excluded.tasks_position > t.tasks_position then excluded.tasks else t.tasks end
 
 -- name: key
 worker
@@ -111,7 +124,9 @@ select w.worker,
        n.processed,
        w.source,
        -- Seconds after which its broker gives to another what it has; none where the broker notices by itself that it is gone.
-       n.visibility_timeout
+       n.visibility_timeout,
+       -- The names that it has registered; none where it has not told since it came: what an earlier one of that name had, it need not have.
+       case when w.online_rank < 0 or w.tasks_position >= w.online_position then w.tasks end as tasks
   from celery_journal.worker_row w
        cross join lateral (select celery_journal.json_or_null(w.meta) as meta) m
        cross join lateral (

@@ -75,7 +75,6 @@ class Log:
         self, kind: type[Event], worker: str, queues: tuple[str, ...] | None, freq: float, active: int, fields: dict[str, Any]
     ) -> None:
         software = {name: fields.pop(name, default) for name, default in (("pool", "prefork"), ("software", "celery"))}
-        if "visibility_timeout" in fields:
-            software["visibility_timeout"] = fields.pop("visibility_timeout")
+        software |= {name: fields.pop(name) for name in ("visibility_timeout", "tasks") if name in fields}
         meta = json.dumps({"queues": None if queues is None else list(queues), "freq": freq, "active": active, **software}).encode()
         self.tell(kind, worker, **{"pid": 1, "source": "signal", "meta": meta, **fields})

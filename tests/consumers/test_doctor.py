@@ -19,7 +19,7 @@ from celery_journal.consumers.doctor import CHECKS, Finding, Subject, examine, u
 from celery_journal.consumers.options import Options
 from celery_journal.consumers.spool import packed, spool_of
 from celery_journal.journal import Connection, Emitter, Journal, migrate
-from celery_journal.journal.events import ChordStarted, Event, TaskReceived, TaskSent, TaskSucceeded
+from celery_journal.journal.events import ChordStarted, Event, OperatorActed, TaskIgnored, TaskReceived, TaskSent, TaskSucceeded
 from celery_journal.journal.workers import WorkerHeartbeat
 from tests.conftest import require
 
@@ -232,6 +232,34 @@ def test_a_worker_that_went_without_a_word_is_named(connection: Connection, tell
 
     assert "w1" in finding.found
     assert "celery-journal lost" in finding.advice
+
+
+def test_tasks_that_workers_do_not_know_are_bad(tell: Callable[..., None], wrong: Examine) -> None:
+    """What waits for none that does; and what was sent lately where only some do."""
+    for worker, names in (("w1", '["shop.pack", "shop.mail"]'), ("w2", '["shop.mail"]')):
+        tell(WorkerHeartbeat, worker, source="signal", meta=f'{{"queues": ["orders"], "tasks": {names}}}'.encode())
+    for name in ("shop.mail", "shop.pack", "shop.print"):
+        tell(TaskSent, name, name=name, queue="orders")
+    tell(TaskSent, "elsewhere", name="shop.print", queue="others")
+
+    bad, some = wrong("registered tasks")
+
+    fails = "and whichever live worker receives one fails it: w1, w2 have not registered it"
+    assert (bad.status, bad.found) == ("bad", f"1 task of orders waits under the name shop.print, {fails}")
+    assert "autodiscover_tasks" in bad.advice
+    assert (some.status, some.found) == ("warn", "shop.pack is sent to orders, where w2 has not registered it, and others have")
+    assert some.advice.endswith("or let them consume other queues")
+
+
+def test_waits_for_ignored_results_are_told_for_a_day(tell: Callable[..., None], wrong: Examine) -> None:
+    """By name; what somebody has only noted of a task is no wait."""
+    for task_id, days, meta in (("new", 0, b'{"waited": true}'), ("old", 2, b'{"waited": true}'), ("noted", 0, b'{"resolved": true}')):
+        tell(TaskIgnored, task_id, name=f"app.{task_id}")
+        tell(OperatorActed, task_id, action="wait", meta=meta, occurred_at=datetime.now(UTC) - timedelta(days=days))
+
+    (finding,) = wrong("waited-for results")
+
+    assert finding.found.endswith("and got None: app.new")
 
 
 def test_lost_tasks_are_counted(connection: Connection, tell: Callable[..., None], wrong: Examine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import pytest
 
@@ -23,6 +24,7 @@ from celery_journal.journal.events import (
     TaskIgnored,
     TaskLost,
     TaskProgress,
+    TaskReceived,
     TaskRejected,
     TaskReplayed,
     TaskRetried,
@@ -88,6 +90,51 @@ def test_a_queued_task(log: Log, workers: str, words: str) -> None:
     pause()
 
     assert told(log) == f"It is queued <t> on `mail`, {words}."
+
+
+SHOP = ["celery.chord", "shop.charge", "shop.mail", "shop.packs", "shop.print"]
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        pytest.param(
+            [SHOP],
+            "No live worker that consumes `mail` has registered the task shop.pack, and whichever receives it fails it: "
+            "w0 has shop.packs, shop.mail, shop.print and 1 other task.",
+            id="registered by none",
+        ),
+        pytest.param(
+            [["celery.chord"]],
+            "No live worker that consumes `mail` has registered the task shop.pack, and whichever receives it "
+            "fails it: w0 has no task of its own.",
+            id="registered by one that has none",
+        ),
+        pytest.param([SHOP, ["shop.pack"]], "w0 has not registered shop.pack, and would fail it.", id="registered by one of two"),
+        pytest.param([SHOP, None], "w0 has not registered shop.pack, and would fail it.", id="perhaps registered by one of two"),
+        pytest.param([None], "", id="nobody tells"),
+        pytest.param([["shop.pack"]], "", id="registered"),
+    ],
+)
+def test_a_task_tells_which_of_its_workers_have_not_registered_it(log: Log, others: list[list[str] | None], words: str) -> None:
+    """Queued, given back by a worker that is gone, or failed by one that did not know it: they would fail it, as Celery does."""
+    log.online("elsewhere", queues=("other",), tasks=["shop.pack"])
+    log.online("gone", freq=SOON, tasks=["shop.pack"])
+    for number, tasks in enumerate(others):
+        told_by = log.online if tasks is None else partial(log.online, tasks=tasks)
+        told_by(f"w{number}")
+    log.sent(name="shop.pack")
+    log.sent("given back", name="shop.pack")
+    log.tell(TaskReceived, "given back", worker="gone", run="r", queue="mail", name="shop.pack")
+    log.sent("failed", name="shop.pack")
+    log.tell(TaskFailed, "failed", result=NO, name="shop.pack")
+    log.tell(TaskRejected, "failed", reason="shop.pack is not registered", worker="w0", name="shop.pack")
+    pause()
+
+    for task_id in ("t", "given back", "failed"):
+        said = told(log, task_id)
+        assert said.endswith(words)
+        assert ("registered" in said) is bool(words)
 
 
 def test_how_long_is_in_words_and_by_the_clock_of_the_database(log: Log) -> None:

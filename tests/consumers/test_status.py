@@ -64,6 +64,49 @@ def test_a_queue_that_no_live_worker_consumes_is_broken(log: Log, status: Any) -
     assert status()[0] == 0
 
 
+def test_tasks_that_no_live_worker_of_their_queue_has_registered_are_broken(log: Log, status: Any) -> None:
+    """Counted by name, the ones with an eta to come as well; what one of the workers has registered is not, nor what nobody consumes."""
+    log.online("w1", tasks=["app.send"])
+    log.online("w2", tasks=["app.pack"])
+    log.online("other", queues=("other",), tasks=["app.print"])
+    log.sent("fine", occurred_at=ago(300))
+    log.sent("t", name="app.print", occurred_at=ago(300))
+    log.sent("u", name="app.print", occurred_at=ago(200))
+    log.sent("later", name="app.print", eta=ago(-3600))
+    log.sent("nowhere", name="app.print", queue="nobodys")
+    log.sent("not due", name="app.later", eta=ago(-3600))
+    log.started("runs", name="app.gone")
+
+    code, said = status()
+
+    told = "3 tasks wait that no live worker of the queue has registered: app.print in mail (3, the oldest for 5 min"
+    assert (code, [one.startswith(told) for one in said["broken"]]) == (1, [False, True])
+    (one,) = said["unregistered"]
+    assert (one["queue"], one["name"], one["tasks"], one["workers"]) == ("mail", "app.print", 3, ["w1", "w2"])
+    assert "tasks" not in said["workers"][0]
+
+
+@pytest.mark.parametrize(
+    "teller",
+    [
+        pytest.param({"worker": "w2", "tasks": ["app.print"]}, id="has registered it"),
+        pytest.param({"worker": "w2"}, id="does not tell its tasks"),
+        pytest.param({"worker": "w2", "tasks": None}, id="has more than it tells"),
+        pytest.param({"worker": "w2", "queues": None, "tasks": []}, id="does not tell its queues"),
+    ],
+)
+def test_a_task_that_a_worker_may_know_is_not_broken(teller: dict[str, Any], log: Log, status: Any) -> None:
+    """Only what is known for sure is told."""
+    log.online("w1", tasks=["app.send"])
+    log.sent("t", name="app.print", occurred_at=ago(300))
+    before = status()[1]["broken"]
+
+    log.online(**teller)
+
+    assert [one.partition(":")[0] for one in before] == ["1 task waits that no live worker of the queue has registered"]
+    assert status()[1]["broken"] == []
+
+
 def test_tasks_that_wait_for_their_eta_alone_are_not_broken(log: Log, status: Any) -> None:
     """Nobody has to be there yet."""
     log.sent("later", eta=ago(-3600))

@@ -331,9 +331,11 @@ def _worker(facts: Sequence[Fact]) -> Row:
     seen = max(facts, key=_position)
     online = max((fact for fact in facts if fact.event.kind == "worker-online"), key=_position, default=None)
     offset = seen.event.occurred_at - seen.recorded_at
-    said = json_or_none(_get(seen, "meta"))
-    meta: dict[str, Any] = said if isinstance(said, dict) else {}
+    meta = _said(seen)
     queues = meta.get("queues")
+    since = facts if online is None else [fact for fact in facts if _position(fact) >= _position(online)]
+    told = max((fact for fact in since if "tasks" in _said(fact)), key=_position, default=None)
+    tasks = None if told is None else _said(told)["tasks"]
     return {
         "offline": seen.event.kind == "worker-offline",
         "first_seen": min(fact.recorded_at for fact in facts),
@@ -343,12 +345,19 @@ def _worker(facts: Sequence[Fact]) -> Row:
         "pid": _get(seen, "pid"),
         "queues": sorted(queues) if queues else None,
         "source": _text(seen, "source"),
+        "tasks": tasks if isinstance(tasks, list) else None,
         **{name: meta.get(name) for name in ("software", "version", "system", "pool")},
         **{
             name: value if isinstance(value := meta.get(name), int | float) else None
             for name in ("concurrency", "freq", "active", "processed", "visibility_timeout")
         },
     }
+
+
+def _said(fact: Fact) -> dict[str, Any]:
+    """What a worker says of itself."""
+    said = json_or_none(_get(fact, "meta"))
+    return said if isinstance(said, dict) else {}
 
 
 def _group_result(facts: Sequence[Fact], tasks: dict[str, Row]) -> Row:

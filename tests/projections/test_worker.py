@@ -53,6 +53,27 @@ def test_a_worker_shows_what_it_says_of_itself(spec: Spec) -> None:
     )
 
 
+def test_the_tasks_of_a_worker_are_those_it_told_last_since_it_came(spec: Spec) -> None:
+    """Most heartbeats tell none; who comes anew and tells none has not those of the one before it."""
+    spec.given(fact(WorkerOnline, NAME, meta=meta(tasks=["b", "a"])))
+    told = spec.when(fact(WorkerHeartbeat, NAME, 1, meta=meta())).worker[NAME]["tasks"]
+    changed = spec.when(fact(WorkerHeartbeat, NAME, 2, meta=meta(tasks=["c"]))).worker[NAME]["tasks"]
+    too_many = spec.when(fact(WorkerHeartbeat, NAME, 3, meta=meta(tasks=None))).worker[NAME]["tasks"]
+    spec.given(fact(WorkerHeartbeat, NAME, 4, meta=meta(tasks=[])))
+    none = Worker.get(spec.connection, NAME).tasks
+
+    anew = spec.when(fact(WorkerOnline, NAME, 5, meta=meta())).worker[NAME]["tasks"]
+
+    assert (told, changed, too_many, none, anew) == (["b", "a"], ["c"], None, (), None)
+
+
+def test_the_tasks_of_a_worker_that_was_not_seen_to_start_are_known(spec: Spec) -> None:
+    """As soon as it tells them."""
+    spec.given(fact(WorkerHeartbeat, NAME, meta=meta(tasks=["a"])))
+
+    assert spec.when(fact(WorkerHeartbeat, NAME, 1)).worker[NAME]["tasks"] == ["a"]
+
+
 def test_a_worker_that_said_good_bye_is_offline_until_it_is_heard_of_again(spec: Spec) -> None:
     """Offline is no longer alive, and both end with the next that is heard."""
     spec.given(fact(WorkerOnline, NAME, 0))
@@ -147,6 +168,8 @@ def test_what_a_worker_says_that_is_no_json_hides_no_worker(spec: Spec) -> None:
         pytest.param({"freq": "often"}, id="a strange frequency"),
         pytest.param({"freq": 1e308}, id="a rare heartbeat"),
         pytest.param({"freq": None, "queues": None}, id="nothing"),
+        pytest.param({"tasks": {"mail": 1}}, id="tasks that are no list"),
+        pytest.param({"tasks": [None, 1, ["a"]]}, id="tasks that are no names"),
     ],
 )
 def test_what_one_worker_says_of_itself_does_not_hide_the_others(strange: dict[str, Any], connection: Connection) -> None:
