@@ -1,29 +1,33 @@
-"""What has not ended and is settled all the same: people have noted that it is resolved, or it was sent again and that has succeeded."""
+"""What is settled though it has failed or has not ended: noted to be resolved, or sent again with success."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from celery_journal import sql
-from celery_journal.journal import Connection, Journal
+from celery_journal.journal import Connection
 from celery_journal.journal.codec import escape
+from celery_journal.projections import TaskResult
 
 
-def settled_in(connection: Connection, task_ids: Sequence[str], schema: str = sql.DEFAULT_SCHEMA) -> dict[str, str]:
-    """Return why those of the tasks that are settled are so, by their ids as the views have them."""
-    from .replay.past import Pasts  # which stands on much that looks for what is lost
+class ListedTask(TaskResult):
+    """A task, and whether anybody needs to look at it."""
 
-    if not task_ids:
+    #: Why not, in words; None as long as somebody does.
+    settled: str | None = None
+
+
+def settled_in(connection: Connection, task_ids: Iterable[str] | None = None, schema: str = sql.DEFAULT_SCHEMA) -> dict[str, str]:
+    """Return why those of the tasks that are settled are so, by their ids as the views have them; of all unless some are given."""
+    keys = None if task_ids is None else [escape(task_id) for task_id in task_ids]
+    if keys == []:
         return {}
-    keys = [escape(task_id) for task_id in task_ids]
-    query = sql.query("lost.sql", "resolved", schema)
-    why = {task_id: "resolved" for (task_id,) in connection.execute(query, {"task_ids": keys}, prepare=False).fetchall()}
-    if connection.execute(sql.query("lost.sql", "any replay", schema), prepare=False).fetchone() != (True,):
-        return why
-    pasts = Pasts(connection, Journal(schema))
-    left = [task_id for task_id in task_ids if escape(task_id) not in why]
-    pasts.load(left)
-    for task_id in left:
-        if (copy := pasts.succeeded_as(task_id)) is not None:
-            why[escape(task_id)] = f"replayed as {copy}, which has succeeded"
-    return why
+    rows = connection.execute(sql.query("lost.sql", "settled", schema), {"task_ids": keys}, prepare=False).fetchall()
+    # What people have said stands last, and counts.
+    return {task_id: "resolved" if copy is None else f"replayed as {copy}, which has succeeded" for task_id, copy in rows}
+
+
+def with_settlement(connection: Connection, tasks: Iterable[TaskResult], schema: str = sql.DEFAULT_SCHEMA) -> Iterator[ListedTask]:
+    """Yield the tasks, each with why nobody needs to look at it any more."""
+    why = settled_in(connection, schema=schema)
+    yield from (ListedTask(**dict(task), settled=why.get(task.task_id)) for task in tasks)

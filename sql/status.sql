@@ -42,8 +42,9 @@ select coalesce(t.queue, c.queue) as queue, coalesce(t.waiting, 0) as waiting, c
  order by coalesce(c.workers, 0) > 0, d.age desc nulls last, 1
 
 -- name: ended
--- What ended in the last seconds, and how much of it failed.
-select count(*) as ended, count(*) filter (where t.status = 'FAILURE') as failed
+-- What ended in the last seconds, how much of it failed, and how much of that is settled.
+select count(*) as ended, count(*) filter (where t.status = 'FAILURE' and t.task_id <> all(%(settled)s)) as failed,
+       count(*) filter (where t.status = 'FAILURE' and t.task_id = any(%(settled)s)) as settled
   from celery_journal.task_result t
  where t.date_done > clock_timestamp() - %(seconds)s * interval '1 second'
 

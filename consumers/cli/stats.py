@@ -32,6 +32,7 @@ COLUMNS = (
     (60, Column("not ended", lambda tally: f"{tally.unended:,}", "right")),
     (130, Column("succeeded", lambda tally: f"{tally.succeeded:,}", "right")),
     (0, Column("failed", lambda tally: f"{tally.failed:,}", "right", style=lambda tally: "bold red" if tally.failed else "dim")),
+    (130, Column("settled", lambda tally: f"{tally.settled:,}", "right")),
     (130, Column("others", lambda tally: f"{tally.others:,}", "right")),
     (80, Column("failure rate", _rate, "right")),
     (130, Column("retried", lambda tally: f"{tally.retried:,}", "right")),
@@ -57,6 +58,8 @@ COLUMNS = (
 @click.pass_context
 def stats(ctx: click.Context, condition: Q, since: str | None, by: By, output: Output) -> None:
     """Count the tasks by name: how many failed, how long they waited in their queues, and how long they ran. Exit code 1 if there are none.
+
+    What failed and is settled, because it was annotated as resolved or replayed with success, is counted apart, and is not in the rate.
 
     p50, p95 and p99 are what 50, 95 and 99 of a hundred runs did not exceed; each attempt is a run.
 
