@@ -32,7 +32,6 @@ COLUMNS = (
     (60, Column("not ended", lambda tally: f"{tally.unended:,}", "right")),
     (130, Column("succeeded", lambda tally: f"{tally.succeeded:,}", "right")),
     (0, Column("failed", lambda tally: f"{tally.failed:,}", "right", style=lambda tally: "bold red" if tally.failed else "dim")),
-    (130, Column("settled", lambda tally: f"{tally.settled:,}", "right")),
     (130, Column("others", lambda tally: f"{tally.others:,}", "right")),
     (80, Column("failure rate", _rate, "right")),
     (130, Column("retried", lambda tally: f"{tally.retried:,}", "right")),
@@ -43,6 +42,7 @@ COLUMNS = (
     (100, Column("p95", lambda tally: _span(tally.run_time.p95), "right")),
     (100, Column("p99", lambda tally: _span(tally.run_time.p99), "right")),
     (130, Column("never sent", lambda tally: f"{tally.never_sent:,}", "right")),
+    (130, Column("settled", lambda tally: f"{tally.settled:,}", "right")),
 )
 
 

@@ -395,7 +395,7 @@ select t.task_id,
            and exists (select from celery_journal.task_attempt_row r
                               join celery_journal.task_attempt_row o on o.task_id = r.task_id and (o.attempt, o.run) <> (r.attempt, r.run)
                         where r.task_id = t.task_id and r.date_started <= o.date_started and o.date_started < r.date_done
-                          and case r.status when 'RETRY' then o.attempt <> r.attempt + 1 else r.status is not null or o.attempt <> r.attempt end) as overlap
+                          and o.attempt <> case r.status when 'RETRY' then r.attempt + 1 when 'REPLACED' then r.attempt else -1 end) as overlap
   from celery_journal.task_result_row t
        cross join lateral (
            select case when t.date_done is not null

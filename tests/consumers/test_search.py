@@ -144,6 +144,10 @@ def test_words_find_tasks(words: str, ids: set[str], scene: Connection) -> None:
         ("took:>10", "'10' is no span of time"),
         ("retries:-1", "write retries:2"),
         ("lost:maybe", "write lost:yes or lost:no"),
+        ("settled:maybe", "write settled:yes or settled:no"),
+        ("overlap:2", "write overlap:yes or overlap:no"),
+        ("replayed:maybe", "write replayed:yes, replayed:no or replayed:failed"),
+        ("runs:often", "write runs:2 or runs:>2"),
         ("\x1b[2J:x", r"there is no \x1b[2J:"),
     ],
 )
