@@ -53,7 +53,8 @@ select i.id, m.at, m.at + d.took, m.at + d.took, 'app.task_' || n %% 100,
   from generate_series(1, %(tasks)s) n
        cross join lateral (select md5('task-' || n)::uuid::text as id, md5('task-' || n - n %% 4)::uuid::text as root) i
        cross join lateral (select now() - n * interval '1.3 seconds' as at) m
-       cross join lateral (select case when n %% 5000 = 1 then interval '20 seconds' else (1000 + n %% 3000) * interval '1 ms' end as took) d
+       cross join lateral (
+           select case when n %% 5000 = 1 then interval '20 seconds' else (1000 + n %% 3000) * interval '1 ms' end as took) d
        cross join lateral (select n <= 200 or n > 2000 or n %% 100 = 0 as has_run) w
 """
 SENDINGS = b"""
@@ -188,7 +189,7 @@ def _list(words: str, connection: Connection) -> Sequence[object]:
 
 
 def _tell(dsn: str, name: str, command: Callable[[Connection], object]) -> None:
-    """Print the milliseconds of the first time, for which everything is planned, and the least of others; waited for, and of the processor."""
+    """Print the least milliseconds, and those of the first time, when everything is planned; waited for, and of the processor."""
     with psycopg.connect(dsn, autocommit=True, cursor_factory=Timed) as connection:
         spent, used = [], []
         for _ in range(REPEATS):
