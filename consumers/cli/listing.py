@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 
 from celery_journal import sql
 from celery_journal.consumers.contents import LINE, arguments_of, cut
+from celery_journal.consumers.narrowing import narrowed
 from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.replaced import PAGE, under_first_names
 from celery_journal.consumers.settlement import ListedTask, with_settlement
@@ -101,7 +102,7 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
         condition &= Q(hidden=False)
     with target.connect() as connection:
         check_version(connection, target.schema)
-        found = TaskResult.objects.using(connection, target.schema).filter(condition)
+        found = TaskResult.objects.using(connection, target.schema).filter(narrowed(condition, connection, target.schema))
         if order is not None:
             found = found.order_by(order)
         found = found[: limit + 1] if limit else found

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from celery_journal.consumers.errors import error_groups
+from celery_journal.consumers.narrowing import narrowed
 from celery_journal.consumers.replaced import first_names
 from celery_journal.consumers.search import moment, parse
 from celery_journal.consumers.settlement import settled_in
@@ -182,7 +183,7 @@ def _list(words: str, connection: Connection) -> Sequence[object]:
     """Read what `list` reads."""
     condition = parse(words.split(), datetime.now(UTC))
     condition = condition if "hidden" in words else condition & Q(hidden=False)
-    rows = list(TaskResult.objects.using(connection).filter(condition)[:51])
+    rows = list(TaskResult.objects.using(connection).filter(narrowed(condition, connection))[:51])
     settled_in(connection)
     first_names(connection, [row.task_id for row in rows])
     return rows

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from kombu.utils import json
 
-from celery_journal.consumers import search
+from celery_journal.consumers import narrowing, search
 from celery_journal.consumers.search import BadQuery, doubts, parse, split
 from celery_journal.journal import Connection
 from celery_journal.journal.events import TaskFailed, TaskLost, TaskRetried, TaskSent, TaskStarted, TaskSucceeded
@@ -122,6 +122,19 @@ FINDING: list[Any] = [
 def test_words_find_tasks(words: str, ids: set[str], scene: Connection) -> None:
     """M22, M23, M25, F17, F30: each word by itself, with a hyphen, and together."""
     assert found(scene, *split(words)) == ids
+
+
+@pytest.mark.parametrize(
+    "words", [*(words for words, _ in FINDING), "name:*", "name:x*", "nothing", "worker:w9", "-name:*.order -worker:w4", "*"]
+)
+def test_names_in_the_place_of_patterns_find_the_same(words: str, scene: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where there are more names than are looked through, the patterns stay."""
+    condition = parse(split(words), NOW)
+
+    for most in (narrowing.MOST, 1):
+        monkeypatch.setattr(narrowing, "MOST", most)
+        tasks = TaskResult.objects.using(scene).filter(narrowing.narrowed(condition, scene))
+        assert {row["task_id"] for row in tasks.values("task_id")} == found(scene, *split(words))
 
 
 @pytest.mark.parametrize(

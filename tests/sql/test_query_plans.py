@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL
 
+from celery_journal.consumers.narrowing import narrowed
 from celery_journal.consumers.search import parse
 from celery_journal.journal import Connection, migrate
 from celery_journal.projections import ChordCounter, GroupResult, Q, QuerySet, TaskResult
@@ -136,6 +137,14 @@ def test_words_that_find_little_do_not_look_at_all_tasks(words: str, index: str,
     found = TaskResult.objects.using(full).filter(parse([words], datetime.now(UTC)))[:50]
 
     assert {name for name in indexes(full, found) if name.startswith("task_result_row_")} == {f"task_result_row_{index}"}
+
+
+@pytest.mark.parametrize("word", ["name:nobody.*", "nothing", "worker:nobody"])
+def test_a_pattern_that_nothing_is_like_is_not_looked_for(word: str, full: Connection) -> None:
+    """By the names that there are, which the index leads through."""
+    condition = narrowed(parse([word], datetime.now(UTC)), full)
+
+    assert not {"Seq Scan", "task_result_row_date_done"} & indexes(full, TaskResult.objects.using(full).filter(condition)[:50])
 
 
 def test_a_canvas_is_found_by_its_root(full: Connection) -> None:
