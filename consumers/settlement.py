@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
+
+from celery import states
 
 from celery_journal import sql
 from celery_journal.journal import Connection
 from celery_journal.journal.codec import escape
 from celery_journal.projections import TaskResult
 
+from .replaced import PAGE
+
 
 class ListedTask(TaskResult):
     """A task, and whether anybody needs to look at it."""
 
-    #: Why not, in words; None as long as somebody does.
+    #: Why not, in words; None as long as somebody does, and of what has succeeded.
     settled: str | None = None
 
 
-def settled_in(connection: Connection, task_ids: Iterable[str] | None = None, schema: str = sql.DEFAULT_SCHEMA) -> dict[str, str]:
-    """Return why those of the tasks that are settled are so, by their ids as the views have them; of all unless some are given."""
-    keys = None if task_ids is None else [escape(task_id) for task_id in task_ids]
-    if keys == []:
+def settled_in(connection: Connection, task_ids: Iterable[str], schema: str = sql.DEFAULT_SCHEMA) -> dict[str, str]:
+    """Return why those of the tasks that are settled are so, by their ids as the views have them."""
+    keys = [escape(task_id) for task_id in task_ids]
+    if not keys:
         return {}
     rows = connection.execute(sql.query("lost.sql", "settled", schema), {"task_ids": keys}, prepare=False).fetchall()
     # What people have said stands last, and counts.
@@ -29,5 +34,7 @@ def settled_in(connection: Connection, task_ids: Iterable[str] | None = None, sc
 
 def with_settlement(connection: Connection, tasks: Iterable[TaskResult], schema: str = sql.DEFAULT_SCHEMA) -> Iterator[ListedTask]:
     """Yield the tasks, each with why nobody needs to look at it any more."""
-    why = settled_in(connection, schema=schema)
-    yield from (ListedTask(**dict(task), settled=why.get(task.task_id)) for task in tasks)
+    rest = iter(tasks)
+    while page := list(itertools.islice(rest, PAGE)):
+        why = settled_in(connection, [task.task_id for task in page if task.status != states.SUCCESS], schema)
+        yield from (ListedTask(**dict(task), settled=why.get(task.task_id)) for task in page)

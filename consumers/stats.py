@@ -128,7 +128,7 @@ def tallies(connection: Connection, condition: Q, schema: str = sql.DEFAULT_SCHE
     """
     if by == "error":
         groups = error_groups(connection, None, datetime.now(UTC), condition, schema)
-        settled = settled_in(connection, schema=schema) if groups else {}
+        settled = settled_in(connection, [task_id for group in groups for task_id in group.task_ids], schema)
         return [_of_error(group, len(settled.keys() & set(group.task_ids))) for group in groups]
     statement = Statement(TASK_RESULT, schema)
     key = SQL(sql.queries("stats.sql", schema)[f"key of {by}"])

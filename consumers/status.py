@@ -13,6 +13,7 @@ from celery_journal import sql
 from celery_journal.journal import Connection
 from celery_journal.projections import Q, Worker
 
+from .errors import LIMIT as FAILURES
 from .errors import ErrorGroup, error_groups
 from .settlement import settled_in
 from .words import counted, duration, listed
@@ -166,7 +167,8 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
 
     ((at,),) = connection.execute(sql.query("status.sql", "now", schema)).fetchall()
     lost = {row["task_id"]: row["reason"] for row in rows("lost", limit=LIMIT)}
-    settled = list(settled_in(connection, schema=schema))
+    failed = [row["task_id"] for row in rows("failed", seconds=HOUR, limit=FAILURES)]
+    settled = list(settled_in(connection, [*lost, *failed], schema))
     (ended,) = rows("ended", seconds=HOUR, settled=settled)
     oldest = next(iter(rows("oldest transactions", "doctor.sql")), None)
     return Status(

@@ -474,22 +474,28 @@ end;
 
 -- The tasks that were sent again: as which one that came of it has succeeded, however often those were sent again themselves (null as long
 -- as none has), and whether what each was last sent again as has failed. Also those that may have been sent again, where what they
--- were sent as was heard of.
+-- were sent as was heard of. All of them, or those of `these` and what came of them.
 --
 -- Judged by the views; of a copy that has left them, whose original is there, the log tells whether it has succeeded. Under its own id a task
 -- was sent again with success where it has succeeded, and without where the run that was heard of last has failed: its row shows how an
 -- earlier one ended, until another does.
-create or replace function celery_journal.replayed() returns table (task_id text, succeeded_as text, has_failed boolean)
+create or replace function celery_journal.replayed(these text[] default null) returns table (task_id text, succeeded_as text, has_failed boolean)
 language plpgsql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off as $$
 begin
     if not exists (select from celery_journal.event e where e.kind = 'task-replayed' or (e.kind = 'operator-acted' and e.task_id is not null)) then
         return;  -- as in most logs: the rest need not be planned
     end if;
     return query
-    with recursive told as materialized (
+    with recursive ever as materialized (
         select e.stream as task_id, coalesce(e.task_id, e.stream) as copy, e.position, e.kind = 'operator-acted' as is_doubted
           from celery_journal.event e
          where e.kind = 'task-replayed' or (e.kind = 'operator-acted' and e.task_id is not null)),
+    wanted as (
+        select w.task_id collate "C" as task_id from unnest(these) as w (task_id)
+         union
+        select e.copy from wanted w join ever e on e.task_id = w.task_id),
+    told as materialized (
+        select e.* from ever e where these is null or e.task_id in (select w.task_id from wanted w)),
     -- By arrays, which are looked up in the order of the index.
     known as materialized (
         select t.task_id, t.status, t.date_done is not null as has_ended
@@ -538,14 +544,14 @@ begin
      group by r.task_id;
 end $$;
 
--- The tasks that nobody needs to look at any more: people have said last that they are resolved; or else, as which they were sent again
+-- The tasks, likewise, that nobody needs to look at any more: people have said last that they are resolved; or else, as which they were sent again
 -- with success.
-create or replace function celery_journal.settled() returns table (task_id text, succeeded_as text)
+create or replace function celery_journal.settled(these text[] default null) returns table (task_id text, succeeded_as text)
 language sql stable rows 100
 begin atomic
     select m.task_id, null from celery_journal.marked('resolved') m (task_id)
      union all
-    select r.task_id, r.succeeded_as from celery_journal.replayed() r where r.succeeded_as is not null;
+    select r.task_id, r.succeeded_as from celery_journal.replayed(these) r where r.succeeded_as is not null;
 end;
 
 -- Counts a returned part and says who sends the body: `claimed` (the caller, within the lease), `taken over` (the caller,

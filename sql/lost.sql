@@ -306,10 +306,10 @@ select e.stream, max(e.recorded_at) as heard_at
  group by e.stream
 
 -- name: settled
--- Those of the tasks that nobody needs to look at any more, or all that are so, with the task that one was sent again as and has succeeded; null where it is resolved.
+-- Those of the tasks that nobody needs to look at any more, with the task that one was sent again as and has succeeded; null where it is resolved.
 select s.task_id, s.succeeded_as
-  from celery_journal.settled() s
- where %(task_ids)s::text[] is null or s.task_id = any(%(task_ids)s)
+  from celery_journal.settled(%(task_ids)s) s
+ where s.task_id = any(%(task_ids)s)
  order by s.succeeded_as
 
 -- name: given back

@@ -74,7 +74,7 @@ looked_at as (
      union all
     select t.task_id, t.task_name, t.status, t.worker, t.queue, t.date_done, t.date_started
       from celery_journal.task_result t
-     where t.date_done > clock_timestamp() - %(seconds)s * interval '1 second'
+     where t.date_done > statement_timestamp() - %(seconds)s * interval '1 second'
        and not {never sent}),
 seen as (
     select coalesce(r.name, l.task_name) as name, l.status as state, l.worker, l.queue, l.date_done, l.date_started

@@ -39,7 +39,7 @@ def _error(task: TaskResult) -> str:
 
 
 def _state(task: ListedTask) -> str:
-    return f"{task.status} (settled)" if task.settled and task.status != states.SUCCESS else task.status
+    return f"{task.status} (settled)" if task.settled else task.status
 
 
 #: What there is room for: the columns of a terminal, from that width on.

@@ -184,7 +184,7 @@ def _list(words: str, connection: Connection) -> Sequence[object]:
     condition = parse(words.split(), datetime.now(UTC))
     condition = condition if "hidden" in words else condition & Q(hidden=False)
     rows = list(TaskResult.objects.using(connection).filter(narrowed(condition, connection))[:51])
-    settled_in(connection)
+    settled_in(connection, [row.task_id for row in rows if row.status != "SUCCESS"])
     first_names(connection, [row.task_id for row in rows])
     return rows
 
