@@ -45,6 +45,10 @@ WORDS = {
     "lost": "lost:yes",
     "resolved": "resolved:no",
     "hidden": "hidden:yes",
+    "replayed": "replayed:no, replayed:failed",
+    "settled": "settled:no",
+    "runs": "runs:>1",
+    "overlap": "overlap:yes",
     "root": "root:ID",
     "parent": "parent:ID",
     "group": "group:ID",
@@ -219,12 +223,15 @@ def _until(value: str, now: datetime) -> Q:
 
 def _error(value: str, _now: datetime) -> Q:
     # What the worker tells in the place of a task, such as its time limit, comes without a traceback.
-    untraced = Q(status__in=sorted(states.EXCEPTION_STATES), traceback__isnull=True, result__contains=value)
-    return Q(traceback__icontains=value) | untraced
+    failed = Q(status__in=sorted(states.EXCEPTION_STATES))
+    untraced = failed & Q(traceback__isnull=True, result__contains=value)
+    # What is said twice of it is how its index is found.
+    return (failed | Q(traceback__isnull=False)) & (Q(traceback__icontains=value) | untraced)
 
 
 def _lost(value: str, _now: datetime) -> Q:
-    return Q(lost_reason__isnull=not _is_yes("lost", value))
+    # What has ended is not lost: of what has not there is an index.
+    return Q(date_done__isnull=True, lost_reason__isnull=False) if _is_yes("lost", value) else Q(lost_reason__isnull=True)
 
 
 def _resolved(value: str, _now: datetime) -> Q:
@@ -235,6 +242,22 @@ def _hidden(value: str, _now: datetime) -> Q:
     return Q(hidden=_is_yes("hidden", value))
 
 
+def _replayed(value: str, _now: datetime) -> Q:
+    if value == "failed":
+        return Q(replay_failed=True)
+    if value not in {"yes", "no"}:
+        raise BadQuery(f"'replayed:{value}' means nothing; write replayed:yes, replayed:no or replayed:failed")
+    return Q(replayed=value == "yes")
+
+
+def _settled(value: str, _now: datetime) -> Q:
+    return Q(settled=_is_yes("settled", value))
+
+
+def _overlap(value: str, _now: datetime) -> Q:
+    return Q(overlap=_is_yes("overlap", value))
+
+
 def _is_yes(key: str, value: str) -> bool:
     if value not in {"yes", "no"}:
         raise BadQuery(f"'{key}:{value}' means nothing; write {key}:yes or {key}:no")
@@ -242,10 +265,18 @@ def _is_yes(key: str, value: str) -> bool:
 
 
 def _retries(value: str, _now: datetime) -> Q:
+    return _count("retries", value)
+
+
+def _runs(value: str, _now: datetime) -> Q:
+    return _count("runs", value)
+
+
+def _count(key: str, value: str) -> Q:
     sign, number = _compared(value)
     if not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise BadQuery(f"'retries:{value}' means nothing; write retries:2 or retries:>2")
-    return Q(**{f"retries__{_COMPARISONS[sign]}": int(number)})
+        raise BadQuery(f"'{key}:{value}' means nothing; write {key}:2 or {key}:>2")
+    return Q(**{f"{key}__{_COMPARISONS[sign]}": int(number)})
 
 
 def _took(value: str, _now: datetime) -> Q:
@@ -326,6 +357,10 @@ _OF: dict[str, Callable[[str, datetime], Q]] = {
     "lost": _lost,
     "resolved": _resolved,
     "hidden": _hidden,
+    "replayed": _replayed,
+    "settled": _settled,
+    "runs": _runs,
+    "overlap": _overlap,
     "retries": _retries,
     "took": _took,
 }

@@ -1,29 +1,40 @@
-"""What has not ended and is settled all the same: people have noted that it is resolved, or it was sent again and that has succeeded."""
+"""What is settled though it has failed or has not ended: noted to be resolved, or sent again with success."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator
+
+from celery import states
 
 from celery_journal import sql
-from celery_journal.journal import Connection, Journal
+from celery_journal.journal import Connection
 from celery_journal.journal.codec import escape
+from celery_journal.projections import TaskResult
+
+from .replaced import PAGE
 
 
-def settled_in(connection: Connection, task_ids: Sequence[str], schema: str = sql.DEFAULT_SCHEMA) -> dict[str, str]:
+class ListedTask(TaskResult):
+    """A task, and whether anybody needs to look at it."""
+
+    #: Why not, in words; None as long as somebody does, and of what has succeeded.
+    settled: str | None = None
+
+
+def settled_in(connection: Connection, task_ids: Iterable[str], schema: str = sql.DEFAULT_SCHEMA) -> dict[str, str]:
     """Return why those of the tasks that are settled are so, by their ids as the views have them."""
-    from .replay.past import Pasts  # which stands on much that looks for what is lost
-
-    if not task_ids:
-        return {}
     keys = [escape(task_id) for task_id in task_ids]
-    query = sql.query("lost.sql", "resolved", schema)
-    why = {task_id: "resolved" for (task_id,) in connection.execute(query, {"task_ids": keys}, prepare=False).fetchall()}
-    if connection.execute(sql.query("lost.sql", "any replay", schema), prepare=False).fetchone() != (True,):
-        return why
-    pasts = Pasts(connection, Journal(schema))
-    left = [task_id for task_id in task_ids if escape(task_id) not in why]
-    pasts.load(left)
-    for task_id in left:
-        if (copy := pasts.succeeded_as(task_id)) is not None:
-            why[escape(task_id)] = f"replayed as {copy}, which has succeeded"
-    return why
+    if not keys:
+        return {}
+    rows = connection.execute(sql.query("lost.sql", "settled", schema), {"task_ids": keys}, prepare=False).fetchall()
+    # What people have said stands last, and counts.
+    return {task_id: "resolved" if copy is None else f"replayed as {copy}, which has succeeded" for task_id, copy in rows}
+
+
+def with_settlement(connection: Connection, tasks: Iterable[TaskResult], schema: str = sql.DEFAULT_SCHEMA) -> Iterator[ListedTask]:
+    """Yield the tasks, each with why nobody needs to look at it any more."""
+    rest = iter(tasks)
+    while page := list(itertools.islice(rest, PAGE)):
+        why = settled_in(connection, [task.task_id for task in page if task.status != states.SUCCESS], schema)
+        yield from (ListedTask(**dict(task), settled=why.get(task.task_id)) for task in page)

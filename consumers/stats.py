@@ -17,6 +17,7 @@ from celery_journal.projections.fields import TASK_RESULT
 from celery_journal.projections.lookups import Statement
 
 from .errors import ErrorGroup, error_groups
+from .settlement import settled_in
 from .status import queues_of
 
 #: What tasks are counted by.
@@ -42,7 +43,10 @@ class Tally:
     #: Steps of chains and bodies of chords that failed with what comes before them; they never ran, and have no part in the rate.
     never_sent: int
     succeeded: int
+    #: Those that nobody has settled yet.
     failed: int
+    #: Those that failed, and are resolved, or were sent again with success; they have no part in the rate either.
+    settled: int
     #: Those that were revoked, or whose result is ignored.
     others: int
     #: Runs that were to be tried again.
@@ -52,8 +56,8 @@ class Tally:
 
     @property
     def failure_rate(self) -> float | None:
-        """The part that failed of those that were sent and ended; None where none has."""
-        ended = self.tasks - self.unended - self.never_sent
+        """The part that failed of those that were sent and ended, but for the settled; None where there are none."""
+        ended = self.tasks - self.unended - self.never_sent - self.settled
         return self.failed / ended if ended else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,7 +127,9 @@ def tallies(connection: Connection, condition: Q, schema: str = sql.DEFAULT_SCHE
     Of an error only those are counted that failed so; see `error_groups`.
     """
     if by == "error":
-        return [_of_error(group) for group in error_groups(connection, None, datetime.now(UTC), condition, schema)]
+        groups = error_groups(connection, None, datetime.now(UTC), condition, schema)
+        settled = settled_in(connection, [task_id for group in groups for task_id in group.task_ids], schema)
+        return [_of_error(group, len(settled.keys() & set(group.task_ids))) for group in groups]
     statement = Statement(TASK_RESULT, schema)
     key = SQL(sql.queries("stats.sql", schema)[f"key of {by}"])
     query = _query("by key", schema, key=key, condition=condition.condition(statement))
@@ -134,8 +140,8 @@ def tallies(connection: Connection, condition: Q, schema: str = sql.DEFAULT_SCHE
     return sorted(found, key=lambda tally: tally.name) if by == "hour" else found
 
 
-def _of_error(group: ErrorGroup) -> Tally:
-    return Tally(group.error, group.count, 0, 0, 0, group.count, 0, 0, Percentiles(), Percentiles())
+def _of_error(group: ErrorGroup, settled: int) -> Tally:
+    return Tally(group.error, group.count, 0, 0, 0, group.count - settled, settled, 0, 0, Percentiles(), Percentiles())
 
 
 def snapshot(connection: Connection, seconds: float, schema: str = sql.DEFAULT_SCHEMA) -> Snapshot:

@@ -11,8 +11,9 @@ from psycopg.rows import class_row, dict_row
 
 from celery_journal import sql
 from celery_journal.journal import Connection
-from celery_journal.projections import Worker
+from celery_journal.projections import Q, Worker
 
+from .errors import LIMIT as FAILURES
 from .errors import ErrorGroup, error_groups
 from .settlement import settled_in
 from .unregistered import Unregistered, find_unregistered
@@ -72,9 +73,10 @@ class Status:
     #: The reason of each task that is marked as lost and not settled, by its id.
     lost: dict[str, str]
     stuck: list[StuckChord]
-    #: Of the last hour.
+    #: Of the last hour: what ended, what failed, and what failed and is settled.
     ended: int
     failed: int
+    settled: int
     errors: list[ErrorGroup]
     #: The transaction for which those wait who read the log in order: whose it is, and for how long it is open.
     horizon: tuple[str, timedelta] | None
@@ -146,7 +148,12 @@ class Status:
             "unregistered": [one.as_dict() for one in self.unregistered],
             "lost": self.lost,
             "stuck_chords": [{"group_id": one.group_id, "body_task_id": one.body_task_id, "age": one.age} for one in self.stuck],
-            "last_hour": {"ended": self.ended, "failed": self.failed, "errors": [group.as_dict() for group in self.errors]},
+            "last_hour": {
+                "ended": self.ended,
+                "failed": self.failed,
+                "settled": self.settled,
+                "errors": [group.as_dict() for group in self.errors],
+            },
             "horizon": {"transaction_of": self.horizon[0], "age": self.horizon[1]} if self.horizon else None,
             "spool": {"waiting": self.spooled, "refused": self.refused},
         }
@@ -168,8 +175,9 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
 
     ((at,),) = connection.execute(sql.query("status.sql", "now", schema)).fetchall()
     lost = {row["task_id"]: row["reason"] for row in rows("lost", limit=LIMIT)}
-    settled = settled_in(connection, list(lost), schema)
-    (ended,) = rows("ended", seconds=HOUR)
+    failed = [row["task_id"] for row in rows("failed", seconds=HOUR, limit=FAILURES)]
+    settled = list(settled_in(connection, [*lost, *failed], schema))
+    (ended,) = rows("ended", seconds=HOUR, settled=settled)
     oldest = next(iter(rows("oldest transactions", "doctor.sql")), None)
     return Status(
         at,
@@ -180,7 +188,8 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
         [StuckChord(**row) for row in rows("stuck chords", limit=LIMIT)],
         ended["ended"],
         ended["failed"],
-        error_groups(connection, at - timedelta(seconds=HOUR), at, schema=schema),
+        ended["settled"],
+        error_groups(connection, at - timedelta(seconds=HOUR), at, ~Q(task_id__in=settled), schema),
         (oldest["who"] or "somebody", oldest["age"]) if oldest and oldest["age"] and oldest["age"] >= LONG else None,
         spooled,
         refused,

@@ -295,6 +295,8 @@ class OperatorActed(Event):
     reason: Text | None = None
     #: A word for the task.
     label: Text | None = None
+    #: Of a replay that may have sent it again, and may not: under which id.
+    task_id: Text | None = None
     #: JSON, where SQL finds it: `resolved`, whether nobody needs to look at it any more; `hidden`, whether lists leave it out.
     meta: bytes | None = None
     #: Of a request to revoke, which is in the stream of all of them: the tasks, or the stamps that theirs have, by header.

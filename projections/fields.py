@@ -113,6 +113,12 @@ TASK_RESULT = View(
         **_fields("moment", "believed_date_done"),
         #: What people have said of it last, by `annotate`.
         **_fields("boolean", "hidden", "resolved"),
+        #: Whether nobody needs to look at it any more: it is resolved, or was sent again with success. Then whether it was sent again, and
+        #: whether what came of that last has failed, and nothing of it has succeeded.
+        **_fields("boolean", "settled", "replayed", "replay_failed"),
+        #: How often it was started, and whether one of these runs began while another was at work.
+        **_fields("integer", "runs"),
+        **_fields("boolean", "overlap"),
         **_fields("bytes", "result"),
         "args": Field("args", "bytes", first_key=r"\d+"),
         "kwargs": Field("kwargs", "bytes", first_key=r"\w+"),

@@ -51,7 +51,14 @@ class Statement:
     def column(self, field: Field) -> Composable:
         """Return the column of a field."""
         own = f"column {field.column}"
+        if (keys := self._keys(field)) is not None:
+            return self.piece("among", keys=keys)
         return self.piece(own) if own in self._pieces else self.piece("column", label=Identifier(field.column))
+
+    def _keys(self, field: Field) -> Composable | None:
+        """Return what selects the few rows for which the field is true; None where it is no such field."""
+        name = f"keys of {field.column}"
+        return self.piece(name) if name in self._pieces else None
 
     def selected(self, names: Iterable[str]) -> Composable:
         """Return the columns of the fields, each under the name it was asked for by."""
@@ -84,6 +91,8 @@ class Statement:
             if not isinstance(value, bool | None):
                 raise FieldError(f"{lookup} is True or False, not {value!r}")
             return self.piece("is not null" if value is False else "is null", column=column)
+        if value is True and (keys := self._keys(field)) is not None:
+            return self.piece("only among", keys=keys)
         if asked == "path":
             return self._path(field, lookup, value)
         if asked not in field.lookups:

@@ -472,6 +472,88 @@ begin atomic
      where e.told = 'true';
 end;
 
+-- The tasks that were sent again: as which one that came of it has succeeded, however often those were sent again themselves (null as long
+-- as none has), and whether what each was last sent again as has failed. Also those that may have been sent again, where what they
+-- were sent as was heard of. All of them, or those of `these` and what came of them.
+--
+-- Judged by the views; of a copy that has left them, whose original is there, the log tells whether it has succeeded. Under its own id a task
+-- was sent again with success where it has succeeded, and without where the run that was heard of last has failed: its row shows how an
+-- earlier one ended, until another does.
+create or replace function celery_journal.replayed(these text[] default null) returns table (task_id text, succeeded_as text, has_failed boolean)
+language plpgsql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off as $$
+begin
+    if not exists (select from celery_journal.event e where e.kind = 'task-replayed' or (e.kind = 'operator-acted' and e.task_id is not null)) then
+        return;  -- as in most logs: the rest need not be planned
+    end if;
+    return query
+    with recursive ever as materialized (
+        select e.stream as task_id, coalesce(e.task_id, e.stream) as copy, e.position, e.kind = 'operator-acted' as is_doubted
+          from celery_journal.event e
+         where e.kind = 'task-replayed' or (e.kind = 'operator-acted' and e.task_id is not null)),
+    wanted as (
+        select w.task_id collate "C" as task_id from unnest(these) as w (task_id)
+         union
+        select e.copy from wanted w join ever e on e.task_id = w.task_id),
+    told as materialized (
+        select e.* from ever e where these is null or e.task_id in (select w.task_id from wanted w)),
+    -- By arrays, which are looked up in the order of the index.
+    known as materialized (
+        select t.task_id, t.status, t.date_done is not null as has_ended
+          from celery_journal.task_result t
+         where t.task_id = any(array(select r.copy from told r))),
+    gone as materialized (
+        select r.task_id, r.copy from told r where r.copy not in (select k.task_id from known k)),
+    succeeded as (
+        select r.task_id, r.copy as succeeded_as
+          from told r
+               join known k on k.task_id = r.copy
+         where k.status in ('SUCCESS', 'IGNORED')
+         union
+        select g.task_id, g.copy
+          from gone g
+         where g.task_id in (select t.task_id from celery_journal.task_result t where t.task_id = any(array(select o.task_id from gone o)))
+           and g.copy in (select e.stream
+                            from celery_journal.event e
+                           where e.stream = any(array(select o.copy from gone o)) and e.kind in ('task-succeeded', 'task-ignored'))
+         union
+        select r.task_id, s.succeeded_as from succeeded s join told r on r.copy = s.task_id),
+    last as materialized (
+        select distinct on (r.task_id) r.task_id, r.copy, k.has_ended and k.status not in ('SUCCESS', 'IGNORED') as has_failed
+          from told r
+               left join known k on k.task_id = r.copy
+         where k.task_id is not null or not r.is_doubted
+         order by r.task_id, r.position desc),
+    failed as (
+        select l.task_id
+          from last l
+         where l.has_failed
+           and case when l.copy <> l.task_id then l.copy not in (select n.task_id from last n)
+                    else (select a.status in ('FAILURE', 'REVOKED')
+                            from celery_journal.task_attempt a
+                           where a.task_id = l.task_id
+                           order by a.recorded_at desc
+                           limit 1) end
+         union
+        select l.task_id from failed f join last l on l.copy = f.task_id)
+    select r.task_id, min(r.succeeded_as), count(r.succeeded_as) = 0 and bool_or(r.has_failed)
+      from (select l.task_id, null as succeeded_as, false as has_failed from last l
+             union all
+            select s.task_id, s.succeeded_as, false from succeeded s
+             union all
+            select f.task_id, null, true from failed f) r
+     group by r.task_id;
+end $$;
+
+-- The tasks, likewise, that nobody needs to look at any more: people have said last that they are resolved; or else, as which they were sent again
+-- with success.
+create or replace function celery_journal.settled(these text[] default null) returns table (task_id text, succeeded_as text)
+language sql stable rows 100
+begin atomic
+    select m.task_id, null from celery_journal.marked('resolved') m (task_id)
+     union all
+    select r.task_id, r.succeeded_as from celery_journal.replayed(these) r where r.succeeded_as is not null;
+end;
+
 -- Counts a returned part and says who sends the body: `claimed` (the caller, within the lease), `taken over` (the caller,
 -- from one whose lease ran out and who may have sent it), `waiting`, `taken` (another holds the lease), `ended` (sent or
 -- failed before) or `unknown` (no such chord).

@@ -20,3 +20,22 @@ select i.id
 (select c.group_id from celery_journal.chord_counter c where starts_with(c.group_id, %(beginning)s) order by c.group_id limit %(most)s)
  order by id
  limit %(most)s
+
+-- name: known task_name
+-- The names that there are, one after another: from each the index leads to the next, past all tasks of that name.
+with recursive known as (
+    (select t.task_name as name from celery_journal.task_result t order by t.task_name limit 1)
+     union all
+    select (select t.task_name from celery_journal.task_result t where t.task_name > k.name order by t.task_name limit 1)
+      from known k
+     where k.name is not null)
+select k.name from known k where k.name is not null limit %(limit)s
+
+-- name: known worker
+with recursive known as (
+    (select t.worker as name from celery_journal.task_result t order by t.worker limit 1)
+     union all
+    select (select t.worker from celery_journal.task_result t where t.worker > k.name order by t.worker limit 1)
+      from known k
+     where k.name is not null)
+select k.name from known k where k.name is not null limit %(limit)s

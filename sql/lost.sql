@@ -305,13 +305,12 @@ select e.stream, max(e.recorded_at) as heard_at
    and e.event_id between %(first_id)s::uuid and %(last_id)s::uuid
  group by e.stream
 
--- name: any replay
--- Few logs have one, and then there is nothing to look for.
-select exists (select from celery_journal.event e where e.kind = 'replay-started')
-
--- name: resolved
--- Those of the tasks of which people have said last that nobody needs to look at them any more.
-select m.task_id from celery_journal.marked('resolved') as m (task_id) where m.task_id = any(%(task_ids)s)
+-- name: settled
+-- Those of the tasks that nobody needs to look at any more, with the task that one was sent again as and has succeeded; null where it is resolved.
+select s.task_id, s.succeeded_as
+  from celery_journal.settled(%(task_ids)s) s
+ where s.task_id = any(%(task_ids)s)
+ order by s.succeeded_as
 
 -- name: given back
 -- In one stretch of the log: those whose last delivery the broker has again, as far as is known: their worker is gone, and had not acknowledged it.

@@ -82,12 +82,45 @@ t.{label}
 -- name: column believed_date_saved
 (case when t.date_saved not between t.recorded_at - interval '10 years' and t.recorded_at + interval '1 day' then t.recorded_at else t.date_saved end)
 
--- name: column hidden
--- Few tasks are marked, and an index knows which: they are looked up once, and not for each row.
-(t.task_id in (select m.task_id from celery_journal.marked('hidden') as m (task_id)))
+-- name: keys of hidden
+select m.task_id from celery_journal.marked('hidden') as m (task_id)
 
--- name: column resolved
-(t.task_id in (select m.task_id from celery_journal.marked('resolved') as m (task_id)))
+-- name: keys of resolved
+select m.task_id from celery_journal.marked('resolved') as m (task_id)
+
+-- name: keys of settled
+select s.task_id from celery_journal.settled() s
+
+-- name: keys of replayed
+select r.task_id from celery_journal.replayed() r
+
+-- name: keys of replay_failed
+select r.task_id from celery_journal.replayed() r where r.has_failed
+
+-- name: among
+-- Few tasks are so, and an index knows which: they are looked up once, and not for each row.
+(t.task_id in ({keys}))
+
+-- name: only among
+-- An array, so that they are looked up by their keys: of how few there are the planner does not know.
+t.task_id = any(array({keys}))
+
+-- name: gt of run_time
+-- Those that ran for long have an index.
+(({value} < interval '10 seconds' or t.ran_long) and {column} > {value})
+
+-- name: gte of run_time
+(({value} < interval '10 seconds' or t.ran_long) and {column} >= {value})
+
+-- name: gt of runs
+-- Those that ran again have an index: where no others are asked for, their runs alone are counted. Likewise in the next two.
+(({value} < 1 or t.ran_again) and {column} > {value})
+
+-- name: gte of runs
+(({value} < 2 or t.ran_again) and {column} >= {value})
+
+-- name: exact of runs
+(({value} < 2 or t.ran_again) and {column} = {value})
 
 -- name: column replaced_name
 (select r.name from celery_journal.event r where r.stream = t.task_id and r.kind = 'task-replaced' order by r.position limit 1)

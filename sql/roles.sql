@@ -112,7 +112,8 @@ begin
             to %I, %I', writer, importer);
     execute format('grant execute on function celery_journal.restore_events to %I', importer);
     execute format(
-        'grant execute on function celery_journal.json_or_null, celery_journal.marked, celery_journal.first_event_id,
+        'grant execute on function celery_journal.json_or_null, celery_journal.marked, celery_journal.replayed,
+                                   celery_journal.settled, celery_journal.first_event_id,
                                    celery_journal.silent_chords, celery_journal.chord_of_body, celery_journal.role_name,
                                    celery_journal.added_transactions, celery_journal.this_transaction, celery_journal.horizon,
                                    celery_journal.is_restored, celery_journal.begin_epoch, celery_journal.joined_sendings,

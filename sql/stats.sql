@@ -37,7 +37,8 @@ case when isfinite(coalesce(t.date_done, t.date_created))
 with replaced as materialized ({replaced}),
 chosen as materialized (
     select t.task_id, {key} as name, t.status, t.date_done is not null as has_ended,
-           {never sent} as is_never_sent
+           {never sent} as is_never_sent,
+           t.task_id in (select s.task_id from celery_journal.settled() s) as is_settled
       from celery_journal.task_result t
            left join replaced r on r.task_id = t.task_id
      where {condition}),
@@ -46,7 +47,8 @@ tally as (
            count(*) filter (where not c.has_ended) as unended,
            count(*) filter (where c.has_ended and c.status = 'SUCCESS') as succeeded,
            count(*) filter (where c.is_never_sent) as never_sent,
-           count(*) filter (where c.has_ended and c.status = 'FAILURE' and not c.is_never_sent) as failed,
+           count(*) filter (where c.has_ended and c.status = 'FAILURE' and not c.is_never_sent and not c.is_settled) as failed,
+           count(*) filter (where c.has_ended and c.status = 'FAILURE' and not c.is_never_sent and c.is_settled) as settled,
            count(*) filter (where c.has_ended and c.status not in ('SUCCESS', 'FAILURE')) as others
       from chosen c
      group by c.name),
@@ -57,7 +59,7 @@ run as (
       from chosen c
            join celery_journal.task_attempt a on a.task_id = c.task_id
      group by c.name)
-select y.name, y.tasks, y.unended, y.never_sent, y.succeeded, y.failed, y.others, coalesce(r.retried, 0) as retried, r.queue_wait, r.run_time
+select y.name, y.tasks, y.unended, y.never_sent, y.succeeded, y.failed, y.settled, y.others, coalesce(r.retried, 0) as retried, r.queue_wait, r.run_time
   from tally y
        left join run r on r.name = y.name
  order by y.tasks desc, y.name
@@ -72,7 +74,7 @@ looked_at as (
      union all
     select t.task_id, t.task_name, t.status, t.worker, t.queue, t.date_done, t.date_started
       from celery_journal.task_result t
-     where t.date_done > clock_timestamp() - %(seconds)s * interval '1 second'
+     where t.date_done > statement_timestamp() - %(seconds)s * interval '1 second'
        and not {never sent}),
 seen as (
     select coalesce(r.name, l.task_name) as name, l.status as state, l.worker, l.queue, l.date_done, l.date_started

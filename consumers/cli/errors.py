@@ -65,6 +65,7 @@ COLUMNS = (
 )
 @click.option("--resolve", metavar="GROUP", help="Note of the tasks of this group that they are resolved.")
 @click.option("--note", help="Why, for the log.")
+@click.option("--settled", is_flag=True, help="Also failures that are settled: resolved, or replayed with success.")
 @confirming_options
 @table_options
 @click.pass_context
@@ -74,13 +75,15 @@ def errors(
     since_deploy: str | None,
     resolve: str | None,
     note: str | None,
+    settled: bool,
     yes: bool,
     dry_run: bool,
     output: Output,
 ) -> None:
     """Group the failures of the last day by what they have in common: type, message and place in the app, but for numbers, ids and times.
 
-    Exit code 1 if there are none. What was noted to be resolved is left out, unless a word says resolved:yes.
+    Exit code 1 if there are none. What is settled, noted to be resolved or replayed with success, is left out, unless --settled or a word
+    such as settled:yes or resolved:yes says otherwise.
 
     \b
     celery-journal errors since:2h 'name:billing.*'
@@ -90,8 +93,8 @@ def errors(
     target = ctx.obj
     if note is not None and resolve is None:
         raise click.UsageError("--note says why a group is resolved; name it by --resolve GROUP")
-    if not is_told(ctx, "resolved"):
-        condition &= Q(resolved=False)
+    if not settled and not is_told(ctx, "settled", "resolved"):
+        condition &= Q(settled=False)
     if not is_told(ctx, "hidden"):
         condition &= Q(hidden=False)
     with target.connect() as connection:

@@ -14,8 +14,10 @@ from psycopg.rows import dict_row
 
 from celery_journal import sql
 from celery_journal.consumers.contents import LINE, arguments_of, cut
+from celery_journal.consumers.narrowing import narrowed
 from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.replaced import PAGE, under_first_names
+from celery_journal.consumers.settlement import ListedTask, with_settlement
 from celery_journal.consumers.words import duration, moment, shown
 from celery_journal.journal import Connection, check_version
 from celery_journal.projections import QuerySet, TaskResult
@@ -36,13 +38,17 @@ def _error(task: TaskResult) -> str:
     return cut(shown(error_of(task) or ""), LINE) if task.status in states.EXCEPTION_STATES else ""
 
 
+def _state(task: ListedTask) -> str:
+    return f"{task.status} (settled)" if task.settled else task.status
+
+
 #: What there is room for: the columns of a terminal, from that width on.
 COLUMNS = (
     (0, Column("ended, or sent", lambda task: moment(task.date_done or task.date_created).removesuffix(" UTC"))),
     (0, Column("task", lambda task: task.task_id, whole=True)),
     (0, Column("name", lambda task: task.task_name)),
     (120, Column("arguments", arguments_of)),
-    (0, Column("state", lambda task: task.status, style=lambda task: style_of(task.status))),
+    (0, Column("state", _state, style=lambda task: style_of(task.status))),
     (140, Column("took", _took, justify="right")),
     (140, Column("worker", lambda task: task.worker)),
     (100, Column("error", _error)),
@@ -85,7 +91,8 @@ def _shown(found: QuerySet[TaskResult], connection: Connection, schema: str) -> 
 def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, output: Output) -> None:
     """List the tasks that the query words find: those that have not ended first, then the newest. Exit code 1 if there are none.
 
-    What was annotated as hidden is left out, unless a word says hidden:yes or hidden:no.
+    What was annotated as hidden is left out, unless a word says hidden:yes or hidden:no. What is settled, because it was annotated as
+    resolved or replayed with success, is marked so; settled:no leaves it out.
 
     \b
     celery-journal list state:FAILURE,RETRY 'name:billing.*' -worker:w3 since:2h args.user_id:42
@@ -95,12 +102,12 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
         condition &= Q(hidden=False)
     with target.connect() as connection:
         check_version(connection, target.schema)
-        found = TaskResult.objects.using(connection, target.schema).filter(condition)
+        found = TaskResult.objects.using(connection, target.schema).filter(narrowed(condition, connection, target.schema))
         if order is not None:
             found = found.order_by(order)
         found = found[: limit + 1] if limit else found
         tasks = found if output.is_data else _shown(found, connection, target.schema)
-        rows: Any = under_first_names(connection, tasks, target.schema)
+        rows: Any = with_settlement(connection, under_first_names(connection, tasks, target.schema), target.schema)
         width = console().width
         columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or width >= least]
         with closing(rows):  # before its connection: it may not have been read to its end

@@ -148,7 +148,8 @@ def _lines(found: Status) -> Iterator[Text]:
         yield Text(f"queue {shown(one.queue or '(not told)')}: {one.waiting:,} waiting{oldest}; {one.running:,} running{consumers}")
     if len(found.queues) > LINES:
         yield Text(f"and {counted(len(found.queues) - LINES, 'queue')} more: {command('queues')}", style="dim")
-    yield Text(f"in the last hour: {found.ended:,} ended, {found.failed:,} of them failed")
+    settled = f"; {found.settled:,} more failed and {'is' if found.settled == 1 else 'are'} settled" if found.settled else ""
+    yield Text(f"in the last hour: {found.ended:,} ended, {found.failed:,} of them failed{settled}")
     for group in found.errors[:LINES]:
         yield Text(f"  {group.count:,} {shown(group.error)}", no_wrap=True, overflow="ellipsis")
     if len(found.errors) > LINES:

@@ -27,7 +27,7 @@ from celery_journal.projections import TaskResult
 from .canvas import new_id
 from .lineage import origin_of
 
-#: What is noted about a task of which it is in doubt whether a replay has sent it; the label is the replay.
+#: What is noted about a task of which it is in doubt whether a replay has sent it; the label is the replay, `task_id` its new id.
 DOUBTED = "replay-doubted"
 
 #: The states of a task that has done what it was for; of one whose result is ignored it is known only that it came to its end.
@@ -104,18 +104,6 @@ class Pasts:
     def forget(self) -> None:
         """Forget what was read, because it may have changed."""
         self._known.clear()
-
-    def succeeded_as(self, task_id: str) -> str | None:
-        """Return the task that has succeeded as which this one was sent again, or as which that was; None if none has."""
-        left, seen = [task_id], {task_id}
-        while left:
-            copies = [copy for copy in self._copies(self[left.pop()]) if copy not in seen]
-            for copy in copies:
-                if self[copy].done:
-                    return copy
-            seen.update(copies)
-            left += copies
-        return None
 
     def of_root(self, root_id: str) -> list[Past]:
         """Return those of the tasks that began with this one."""

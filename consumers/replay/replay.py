@@ -161,7 +161,7 @@ class Replay:
         found = self._found_sent(steps, sender, unknown)
         lost = set(self.record.batch) & unknown - found - self.record.doubted
         if lost and not sender.is_certain:
-            self._doubt(lost, "the process was killed while it was sent, and the broker cannot tell")
+            self._doubt(steps, lost, "the process was killed while it was sent, and the broker cannot tell")
         self.record.doubted &= unknown - found
 
     def _found_sent(self, steps: Steps, sender: Sender, unknown: Collection[str]) -> set[str]:
@@ -251,7 +251,7 @@ class Replay:
                 if last_try:
                     raise
             except Uncertain as exc:
-                self._doubt(members, str(exc))
+                self._doubt(steps, members, str(exc))
                 self.record.sending = Record.of(self.connection, self.journal, summary.replay_id).sending
                 sender.open()
                 self.record.doubted -= (found := self._found_sent(steps, sender, members))
@@ -301,12 +301,13 @@ class Replay:
         if sent:
             self.journal.append(self.connection, *(steps.told(old, new) for old, new in sent.items()))
 
-    def _doubt(self, members: Collection[str], reason: str) -> None:
+    def _doubt(self, steps: Steps, members: Collection[str], reason: str) -> None:
         """Record that nobody can know whether these were sent."""
         order, source = self.record.order, "operator"
         doubted = self.emitter.emit(ReplayDoubted, order.replay_id, source=source, members=tuple(sorted(members)), reason=reason)
         noted: dict[str, Any] = {"action": DOUBTED, "label": order.replay_id, "author": order.author, "reason": reason, "source": source}
-        self.journal.append(self.connection, doubted, *(self.emitter.emit(OperatorActed, one, **noted) for one in sorted(members)))
+        notes = (self.emitter.emit(OperatorActed, one, task_id=steps.new_id(one), **noted) for one in sorted(members))
+        self.journal.append(self.connection, doubted, *notes)
         self.record.doubted |= set(members)
 
     def _tell_end(self, summary: Summary) -> None:

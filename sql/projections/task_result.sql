@@ -348,7 +348,9 @@ true
 
 -- name: view
 -- A row is of one run, that of the outcome. Where its message was sent again after that run began, the arguments that are shown are not
--- those of the newest sending, but in the log; and where several runs of the attempt began, one of them has ended it. `args_json` and
+-- those of the newest sending, but in the log; and where several runs of the attempt began, one of them has ended it. `ran_again`
+-- is true of all that ran more than once, `ran_long` of all that ran for ten seconds, of few others, and an index has them: `runs` is how often it
+-- was started, `overlap` whether it was so while another run, of which the end is known, was at work. `args_json` and
 -- `kwargs_json` are for the search, and of the newest sending: an index of one's own is on them.
 create or replace view celery_journal.task_result as
 select t.task_id,
@@ -383,7 +385,17 @@ select t.task_id,
        celery_journal.json_or_null(t.meta) as meta_json,
        t.date_sent,
        t.recorded_at,
-       case when t.date_done is null then t.lost_reason end as lost_reason
+       case when t.date_done is null then t.lost_reason end as lost_reason,
+       t.retries > 0 or t.started_attempt > 0 or t.date_restarted is not null as ran_again,
+       case when isfinite(t.date_done) and isfinite(t.date_started) then t.date_done - t.date_started end >= interval '10 seconds'
+           or t.started_attempt > t.retries or t.date_restarted is not null as ran_long,
+       (select count(*) from celery_journal.task_attempt_row r where r.task_id = t.task_id and r.date_started is not null) as runs,
+       -- What a run has sent itself, as the next attempt or in its own place, may begin before it has ended.
+       (t.retries > 0 or t.started_attempt > 0 or t.date_restarted is not null)
+           and exists (select from celery_journal.task_attempt_row r
+                              join celery_journal.task_attempt_row o on o.task_id = r.task_id and (o.attempt, o.run) <> (r.attempt, r.run)
+                        where r.task_id = t.task_id and r.date_started <= o.date_started and o.date_started < r.date_done
+                          and o.attempt <> case r.status when 'RETRY' then r.attempt + 1 when 'REPLACED' then r.attempt else -1 end) as overlap
   from celery_journal.task_result_row t
        cross join lateral (
            select case when t.date_done is not null

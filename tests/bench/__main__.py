@@ -11,7 +11,7 @@ import psycopg
 
 from celery_journal.consumers import embedded
 from celery_journal.journal import migrate
-from tests.bench import append, backlog, batch, capture, latency, push, rebuild, size, waits
+from tests.bench import append, backlog, batch, capture, latency, push, rebuild, size, waits, words
 
 BENCHMARKS: dict[str, Callable[[str], None]] = {
     "append": append.run,
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[str], None]] = {
     "rebuild": rebuild.run,
     "size": size.run,
     "waits": waits.run,
+    "words": words.run,
 }
 
 

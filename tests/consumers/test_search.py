@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from kombu.utils import json
 
-from celery_journal.consumers import search
+from celery_journal.consumers import narrowing, search
 from celery_journal.consumers.search import BadQuery, doubts, parse, split
 from celery_journal.journal import Connection
 from celery_journal.journal.events import TaskFailed, TaskLost, TaskRetried, TaskSent, TaskStarted, TaskSucceeded
@@ -125,6 +125,19 @@ def test_words_find_tasks(words: str, ids: set[str], scene: Connection) -> None:
 
 
 @pytest.mark.parametrize(
+    "words", [*(words for words, _ in FINDING), "name:*", "name:x*", "nothing", "worker:w9", "-name:*.order -worker:w4", "*"]
+)
+def test_names_in_the_place_of_patterns_find_the_same(words: str, scene: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where there are more names than are looked through, the patterns stay."""
+    condition = parse(split(words), NOW)
+
+    for most in (narrowing.MOST, 1):
+        monkeypatch.setattr(narrowing, "MOST", most)
+        tasks = TaskResult.objects.using(scene).filter(narrowing.narrowed(condition, scene))
+        assert {row["task_id"] for row in tasks.values("task_id")} == found(scene, *split(words))
+
+
+@pytest.mark.parametrize(
     ("word", "sentence"),
     [
         ("colour:red", "there is no colour:; for text with a colon write 'name:*colour:red*'"),
@@ -144,6 +157,10 @@ def test_words_find_tasks(words: str, ids: set[str], scene: Connection) -> None:
         ("took:>10", "'10' is no span of time"),
         ("retries:-1", "write retries:2"),
         ("lost:maybe", "write lost:yes or lost:no"),
+        ("settled:maybe", "write settled:yes or settled:no"),
+        ("overlap:2", "write overlap:yes or overlap:no"),
+        ("replayed:maybe", "write replayed:yes, replayed:no or replayed:failed"),
+        ("runs:often", "write runs:2 or runs:>2"),
         ("\x1b[2J:x", r"there is no \x1b[2J:"),
     ],
 )

@@ -75,7 +75,7 @@ def settle(log: Log, how: str) -> None:
             log.tell(TaskSucceeded, "other", worker="w2", run="c2")
         case "doubted":
             log.tell(ReplayStarted, "r1", size=1, options={}, source="operator")
-            log.tell(OperatorActed, "t", action="replay-doubted", label="r1", source="operator")
+            log.tell(OperatorActed, "t", action="replay-doubted", label="r1", task_id=new_id("r1", "t"), source="operator")
             log.sent(new_id("r1", "t"), message={"headers": {}})
             log.tell(TaskSucceeded, new_id("r1", "t"), worker="w2", run="c1")
         case "forgotten":

@@ -78,6 +78,16 @@ def test_what_people_have_said_of_tasks_is_found_by_an_index(full: Connection) -
     assert {index for _, index in found} == {"event_marks"}
 
 
+def test_what_was_sent_again_is_found_by_an_index(full: Connection) -> None:
+    """Few facts tell, and nothing else of the log is read for them."""
+    doubted = b"select e.stream, e.task_id from celery_journal.event e where e.kind = 'operator-acted' and e.task_id is not null"
+    found = ways(full, b"select e.stream, e.task_id from celery_journal.event e where e.kind = 'task-replayed'", {}) | ways(
+        full, doubted, {}
+    )
+
+    assert {index for _, index in found} == {"event_marks"}
+
+
 def test_what_has_put_another_task_in_its_place_is_found_by_an_index(full: Connection) -> None:
     """The names that such tasks had: few facts tell, and nothing else of the log is read for them."""
     name = b"select r.stream from celery_journal.event r where r.kind = 'task-replaced' and r.name = %(name)s"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.sql import SQL
 
+from celery_journal.consumers.narrowing import narrowed
+from celery_journal.consumers.search import parse
 from celery_journal.journal import Connection, migrate
 from celery_journal.projections import ChordCounter, GroupResult, Q, QuerySet, TaskResult
 from celery_journal.projections.managers import TaskResultManager
@@ -96,7 +99,7 @@ def test_a_question_uses_the_index_that_was_made_for_it(ask: Ask, index: str, fu
 
 def test_a_question_without_an_index_would_be_noticed(full: Connection) -> None:
     """The plans are looked at for what they read."""
-    assert indexes(full, TaskResult.objects.using(full).filter(traceback="x").order_by("traceback")) == {"Seq Scan"}
+    assert indexes(full, TaskResult.objects.using(full).filter(pid=7).order_by("pid")) == {"Seq Scan"}
 
 
 def test_the_stale_are_found_by_the_index_of_what_has_not_ended(full: Connection) -> None:
@@ -113,6 +116,39 @@ def test_a_name_is_found_by_its_index_also_where_another_task_has_it_now(full: C
 
     assert indexes(full, question) - {"Seq Scan"} == {"task_result_row_task_name", "task_result_row_pkey"}
     assert question.count() == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "index"),
+    [
+        pytest.param("runs:>1", "again", id="what ran again"),
+        pytest.param("retries:>2", "again", id="what was tried again"),
+        pytest.param("overlap:yes", "again", id="doubled work"),
+        pytest.param("took:>1h", "long", id="what took long"),
+        pytest.param("error:nothing", "failed", id="errors"),
+        pytest.param("lost:yes", "open", id="what is lost"),
+        pytest.param("hidden:yes", "pkey", id="what is hidden"),
+        pytest.param("settled:yes", "pkey", id="what is settled"),
+        pytest.param("replayed:failed", "pkey", id="what was sent again in vain"),
+        pytest.param("settled:no", "date_done", id="what is not settled"),
+    ],
+)
+def test_words_that_find_little_do_not_look_at_all_tasks(words: str, index: str, full: Connection) -> None:
+    """What few tasks are has an index in the order of lists, or is looked up by its keys."""
+    found = TaskResult.objects.using(full).filter(parse([words], datetime.now(UTC)))[:50]
+
+    assert {name for name in indexes(full, found) if name.startswith("task_result_row_")} == {f"task_result_row_{index}"}
+
+
+@pytest.mark.parametrize("word", ["name:nobody.*", "nothing", "worker:nobody"])
+def test_a_pattern_that_nothing_is_like_is_not_looked_for(word: str, full: Connection) -> None:
+    """By the names that there are, which the index leads through."""
+    condition = narrowed(parse([word], datetime.now(UTC)), full)
+    statement, parameters = TaskResult.objects.using(full).filter(condition)[:50].query.rows("celery_journal")
+
+    plan = "\n".join(line for (line,) in full.execute(SQL("explain ") + statement, parameters))
+
+    assert not re.search("Seq Scan on task_result_row|using task_result_row_date_done", plan)
 
 
 def test_a_canvas_is_found_by_its_root(full: Connection) -> None:
