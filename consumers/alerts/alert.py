@@ -69,6 +69,6 @@ class Alert(BaseModel):
         yield "WORKER", (self.worker or task).get("worker")
 
 
-def plain(text: str | None) -> str | None:
+def plain(text: str) -> str:
     """Return the text, with what is no Unicode escaped: it may come from a traceback, and no JSON has it."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "backslashreplace").decode()

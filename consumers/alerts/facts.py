@@ -120,19 +120,25 @@ class Facts:
 def _run_of(recorded: RecordedEvent) -> tuple[object, ...]:
     """Return what a failure has in common with itself, told a second time; of what names no run that is nothing."""
     event = recorded.event
-    run = getattr(event, "run", None)
+    run = _text(event, "run")
     return (event.event_id,) if run is None or event.kind != OF_KIND["failure"] else (event.stream, event.attempt, run)
+
+
+def _text(event: object, name: str) -> str | None:
+    """Return what the event says, if it is text: of what could not be read it may be anything."""
+    said = getattr(event, name, None)
+    return plain(said) if isinstance(said, str) else None
 
 
 def _alert(recorded: RecordedEvent, row: dict[str, Any], watch: str) -> Alert:
     event = recorded.event
     kind: Kind = "lost" if event.kind == OF_KIND["lost"] else "failure"
     task = {
-        "task_id": event.stream,
-        "name": row.get("task_name") or getattr(event, "name", None),
-        **{name: getattr(event, name, None) or row.get(name) for name in _OF_TASK},
+        "task_id": plain(event.stream),
+        "name": row.get("task_name") or _text(event, "name"),
+        **{name: _text(event, name) or row.get(name) for name in _OF_TASK},
         "attempt": event.attempt,
-        **(_of_failure(event) if kind == "failure" else {"reason": getattr(event, "reason", None)}),
+        **(_of_failure(event) if kind == "failure" else {"reason": _text(event, "reason")}),
     }
     said = task.get("error") or task.get("reason")
     text = f"{shown(task['name'] or 'task')} {shown(event.stream)} {'has failed' if kind == 'failure' else 'is lost'}"
@@ -144,14 +150,14 @@ def _alert(recorded: RecordedEvent, row: dict[str, Any], watch: str) -> Alert:
         at=event.occurred_at,
         text=f"{text}: {shown(said)}" if said else text,
         watch=watch,
-        task={name: plain(value) if isinstance(value, str) else value for name, value in task.items()},
+        task=task,
     )
 
 
 def _of_failure(event: object) -> dict[str, Any]:
-    traceback = getattr(event, "traceback", None)
+    traceback, error = _text(event, "traceback"), error_of(event)
     return {
-        "error": error_of(event),
+        "error": None if error is None else plain(error),
         "group": fingerprint_of(event),
         "traceback": traceback if traceback is None or len(traceback) <= TRACEBACK else f"…{traceback[-TRACEBACK:]}",
     }

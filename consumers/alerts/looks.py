@@ -6,16 +6,14 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from celery_journal import sql
 from celery_journal.consumers.spool import Spool
 from celery_journal.consumers.status import QueueStatus, is_gone, is_late, queues_of
-from celery_journal.consumers.words import counted, duration, moment, shown
+from celery_journal.consumers.words import counted, duration, shown
 from celery_journal.journal import Connection
 from celery_journal.projections import Worker
 
-from .alert import plain
 from .episodes import Condition
 
 
@@ -33,7 +31,7 @@ class Queues:
     def _condition(self, one: QueueStatus, age: timedelta) -> Condition:
         waits = f"the oldest task of {'no known queue' if one.queue is None else f'queue {shown(one.queue)}'} waits for {duration(age)}"
         text = f"{waits}; {one.waiting:,} waiting, {one.running:,} running, {counted(one.workers, 'worker')}"
-        details: dict[str, Any] = {**one.as_dict(), "queue": plain(one.queue), "oldest": age.total_seconds()}
+        details = {**one.as_dict(), "oldest": age.total_seconds()}
         return Condition("queue-age", one.queue or "", age > self.most, age > self.most / 2, text, details)
 
 
@@ -54,8 +52,8 @@ def _of_worker(worker: Worker, now: datetime) -> Condition:
     state = "gone" if is_gone(worker) else "late"
     heard = "never heard of" if worker.last_seen is None else f"last heard of {duration(now - worker.last_seen) or 'a moment'} ago"
     text = f"worker {name} has missed {'its heartbeats' if state == 'gone' else 'a heartbeat'}: {heard}"
-    seen = None if worker.last_seen is None else moment(worker.last_seen)
-    details = {"worker": plain(worker.worker), "state": state, "last_seen": seen, "running": worker.active}
+    seen = None if worker.last_seen is None else worker.last_seen.isoformat()
+    details = {"worker": worker.worker, "state": state, "last_seen": seen, "running": worker.active}
     return Condition("heartbeat", worker.worker, begins=True, lasts=True, text=text, details=details)
 
 

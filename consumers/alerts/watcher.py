@@ -72,6 +72,8 @@ class Watcher:
     once: bool = False
     #: Begin with the oldest fact of the log, and not with what comes now, at the first time.
     from_start: bool = False
+    #: Is said as soon as nothing that happens from then on is missed.
+    greeting: str = ""
     #: How many alerts were delivered.
     delivered: int = 0
 
@@ -123,6 +125,7 @@ class Watcher:
         """Tell what there is to tell; return whether that was all."""
         if self._checkpoint is None:
             self._checkpoint = self._ask(self._begun)
+            self._greet()
         self._tell_episodes()
         page = self._ask(partial(self.facts.after, place=self._checkpoint.place))
         for place, alert in page.alerts:
@@ -134,6 +137,11 @@ class Watcher:
             self._move(episodes=self._ask(self._seen))
             self._tell_episodes()
         return page.is_all
+
+    def _greet(self) -> None:
+        if self.greeting:
+            self.say(self.greeting)
+        self.greeting = ""
 
     def _seen(self, connection: Connection) -> Episodes:
         """Return the episodes after a look at what goes on."""

@@ -122,14 +122,13 @@ def watch(
             _pausing(interruption),
             once,
             from_start,
+            greeting="" if once else f"{name} tells {', '.join(kinds)} to {' and '.join(one.where for one in deliveries)}",
         )
 
         def meanwhile() -> None:
             watcher.pause(0)
             watcher.look_here()
 
-        if not once:
-            _say(f"{name} tells {', '.join(kinds)} to {' and '.join(one.where for one in deliveries)}")
         try:
             with closing(LastingConnection(target, _say, meanwhile, waits=not once)) as lasting:
                 watcher.run(lasting.ask)

@@ -180,7 +180,6 @@ def test_another_watch_of_the_name_waits_and_takes_over(log: Log, receiver: Rece
     with receiving() as other, watching(receiver, dsn, "--on", "failure") as first:
         until(lambda: begun(log.connection))
         with watching(other, dsn, "--on", "failure") as second:
-            line_of(second.stderr)
             assert "another process has the subscription watch; waiting for its end" in line_of(second.stderr)
             fail(log, "t1")
             until(lambda: receiver.told)
