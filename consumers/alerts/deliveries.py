@@ -103,10 +103,13 @@ class Webhook:
         """Return that of the URL; raise ValueError, without a word of it, if it cannot be used."""
         try:
             parts, port = urlsplit(url), urlsplit(url).port
+            (parts.hostname or "").encode("idna")  # as it is when a connection is made
         except ValueError:
             raise ValueError("that is no URL") from None  # whose text has a part of it
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("that is no URL of a web server")
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":  # what looks like the host is perhaps the beginning of a password
+            raise ValueError("behind the host @ is written as %40, and in a password / as %2F, ? as %3F and # as %23")
         if not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("a URL has no spaces, and no letters but those of ASCII; write others as %20 or %C3%BC")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
