@@ -73,6 +73,8 @@ def _of_commands() -> Iterator[str]:
     while left:
         prefix, command = left.pop()
         for parameter in command.params:
+            named = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
+            yield from (name.removeprefix(PREFIX) for name in named)
             yield f"{prefix}{parameter.name}".upper()
         if isinstance(command, click.Group):
             left += [(f"{prefix}{name}_".upper().replace("-", "_"), inner) for name, inner in command.commands.items()]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +26,33 @@ class Note:
         """Return that of the watch of this name."""
         return cls(spool.path.with_suffix(f".{watch}.watch"))
 
-    def read(self) -> Episodes:
-        """Return what is remembered. Raises OSError where that cannot be known."""
+    @contextmanager
+    def ours(self) -> Iterator[bool]:
+        """Whether, in this block, no other process of the machine tells what is remembered here; a process that dies lets go of it."""
+        if not self.path.parent.exists():  # nor was anything ever spooled
+            yield False
+            return
+        lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            return Episodes.read(self.path.read_bytes())
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(lock)
+
+    def read(self) -> Episodes:
+        """Return what is remembered. Raises OSError where that cannot be known, or was written by somebody else."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return Episodes()
+        with os.fdopen(descriptor, "rb") as file:
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, f"{self.path} belongs to another user; look at it, and remove it")
+            return Episodes.read(file.read())
 
     def write(self, episodes: Episodes) -> None:
         """Remember this, on disk when it returns, all of it or what was there. Raises OSError where that fails."""

@@ -39,7 +39,7 @@ PAUSE = 1.0
 #: Seconds between two attempts to deliver an alert: at first, and at most.
 SHORTEST, LONGEST = 1.0, 60.0
 
-#: Seconds after an outage, in which workers are not judged: what they say of themselves is on its way.
+#: Seconds after an outage, in which queues and workers are not judged: what there is to say of them is on its way.
 SETTLING = 30.0
 
 
@@ -109,11 +109,15 @@ class Watcher:
         self._next_look_here = time.monotonic() + self.every
         note = Note.beside(self.spooled.spool, self.subscription.name)
         try:
-            before = self._unwritten or note.read()
-            episodes = before.seen("spool", self.spooled.look(), datetime.now(UTC), self.subscription.name)
+            with note.ours() as ours:
+                if ours:
+                    self._tell_spooled(self.spooled, note)
         except (sqlite3.Error, OSError) as exc:
-            self._say_once(f"the spool of this machine cannot be read: {shown(first_line(exc))}")
-            return
+            self._say_once(f"the spool of this machine cannot be looked at: {shown(first_line(exc))}")
+
+    def _tell_spooled(self, spooled: Spooled, note: Note) -> None:
+        before = self._unwritten or note.read()
+        episodes = before.seen("spool", spooled.look(), datetime.now(UTC), self.subscription.name)
         if episodes != before:
             self._write(note, episodes)
         for alert in episodes.untold:
@@ -144,12 +148,14 @@ class Watcher:
         self.greeting = ""
 
     def _seen(self, connection: Connection) -> Episodes:
-        """Return the episodes after a look at what goes on."""
-        ((now,),) = connection.execute(sql.query("status.sql", "now")).fetchall()
+        """Return the episodes after a look at what goes on, as soon as that can be judged."""
         episodes, watch = self._episodes, self.subscription.name
+        if time.monotonic() < self._settled_at:
+            return episodes
+        ((now,),) = connection.execute(sql.query("status.sql", "now")).fetchall()
         if self.queues is not None:
             episodes = episodes.seen("queue-age", self.queues.look(connection), now, watch)
-        if self.workers is not None and time.monotonic() >= self._settled_at:
+        if self.workers is not None:
             episodes = episodes.seen("heartbeat", self.workers.look(connection, now), now, watch)
         return episodes
 

@@ -130,6 +130,7 @@ def watch(
             watcher.look_here()
 
         try:
+            watcher.look_here()  # the database may be away
             with closing(LastingConnection(target, _say, meanwhile, waits=not once)) as lasting:
                 watcher.run(lasting.ask)
         except Undelivered as exc:

@@ -11,11 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from celery_journal.consumers.alerts import Facts, Watcher, Webhook, Workers
 from celery_journal.consumers.spool import packed, spool_of
-from celery_journal.journal import Emitter
+from celery_journal.journal import Emitter, Subscription
 from celery_journal.journal.events import TaskFailed, TaskForgotten, TaskLost, TaskRetried, TaskSucceeded
 from tests.roles import with_roles
 
@@ -383,6 +385,7 @@ def test_nothing_of_the_url_but_its_host_is_ever_shown(
     assert [ended.code for ended in said] == [0, 1, 0, 1, 0]
     assert not [secret for secret in ("SECRET", "pass", "me%40", "me@") if secret in "".join(ended.said for ended in said)]
     assert f"http://{host}/... answers 500 Internal Server Error" in said[1].err
+    assert said[-1].err == "celery-journal watch: 1 alert delivered\n"
 
 
 @pytest.mark.parametrize(
@@ -510,6 +513,51 @@ def test_it_outlasts_an_outage_of_the_database_and_skips_nothing(
     assert [one["task"]["task_id"] for one in receiver.of("failure")] == ["before", "meanwhile"]
     assert summary(receiver.of("spool")) == [("spool", "began"), ("spool", "resolved")]
     assert (process.returncode, delivered) == (0, "4 alerts delivered")
+
+
+def test_a_pass_tells_of_the_spool_though_the_database_is_away(receiver: Receiver, commands: Commands, spool_folder: Path) -> None:
+    """Before it says that, as every command does; and the next does not tell it again."""
+    dsn = "postgresql://me@127.0.0.1:1/app"
+    spool_of(dsn, "celery_journal", spool_folder).put(packed(Emitter().emit(TaskSucceeded, "t")))
+
+    passes = [commands.run("watch", "--once", "--webhook", receiver.url, dsn=dsn, CELERY_JOURNAL_SPOOL=str(spool_folder)) for _ in range(2)]
+
+    assert [(ended.code, "no PostgreSQL answers at " in ended.err) for ended in passes] == [(3, True), (3, True)]
+    assert summary(receiver.told) == [("spool", "began")]
+
+
+@pytest.mark.parametrize("settling", [pytest.param(30.0, id="not settled"), pytest.param(0.0, id="settled")])
+def test_workers_are_not_judged_as_long_as_an_outage_may_be_why(
+    settling: float, log: Log, receiver: Receiver, embedded_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they have said of themselves meanwhile is on its way."""
+    monkeypatch.setattr("celery_journal.consumers.alerts.watcher.SETTLING", settling)
+    log.online("w1")
+    log.connection.execute("update celery_journal.worker_row set last_seen = clock_timestamp() - interval '1 hour'")
+    pauses = iter(range(6))
+
+    def pause(seconds: float) -> None:
+        if seconds and next(pauses) == 5:
+            raise KeyboardInterrupt
+
+    with psycopg.connect(embedded_database, autocommit=True) as before, psycopg.connect(embedded_database, autocommit=True) as after:
+        watcher = Watcher(
+            Subscription(log.journal, "watch"),
+            [Webhook.of(receiver.url, 10)],
+            Facts((), "watch"),
+            None,
+            Workers(),
+            None,
+            every=0,
+            say=lambda _: None,
+            pause=pause,
+        )
+        watcher._mine = before  # an earlier connection, which is gone
+        before.close()
+        with pytest.raises(KeyboardInterrupt):
+            watcher.run(lambda question: question(after))
+
+    assert summary(receiver.told) == ([] if settling else [("heartbeat", "began")])
 
 
 def test_it_ends_when_told_to_though_the_database_is_away(log: Log) -> None:

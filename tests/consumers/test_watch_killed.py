@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -116,6 +117,27 @@ def test_what_was_under_way_is_told_again_with_its_id(kind: str, log: Log, recei
 
     assert receiver.told[0] == receiver.told[1]
     assert [one["kind"] for one in receiver.told] == [kind, kind, "failure"]
+
+
+def test_what_is_under_way_at_its_end_is_finished(log: Log, receiver: Receiver, embedded_database: str) -> None:
+    """By SIGTERM or Ctrl-C: written down, and not told again."""
+    dsn = as_url(embedded_database)
+    for number, end in enumerate((signal.SIGTERM, signal.SIGINT), 1):
+        with watching(receiver, dsn, "--on", "failure") as process:
+            line_of(process.stderr)
+            receiver.may_answer.clear()
+            fail(log, f"t{number}")
+            until(lambda: len(receiver.told) == number)  # noqa: B023  at once
+            process.send_signal(end)
+            receiver.may_answer.set()
+            process.communicate(timeout=60)
+
+            assert process.returncode == 0
+    with watching(receiver, dsn, "--on", "failure"):
+        fail(log, "last")
+        until(lambda: receiver.told[-1]["task"]["task_id"] == "last")
+
+    assert [one["task"]["task_id"] for one in receiver.told] == ["t1", "t2", "last"]
 
 
 def test_an_episode_is_told_once_though_it_lasts_over_deaths(log: Log, receiver: Receiver, embedded_database: str) -> None:
