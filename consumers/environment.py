@@ -23,8 +23,8 @@ PREFIX = "CELERY_JOURNAL_"
 #: Those that are no options: where the journal and the broker are, and where a demo is.
 BESIDE = ("DSN", "BROKER", "DEMO")
 
-#: Whose they are is known: our own tests', and those of Kubernetes for a service of that name.
-_OTHERS = re.compile(r"TEST_.*|FUZZ|SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+#: Whose they are is known: our own tests', what `watch --exec` tells a command, and those of Kubernetes for a service of that name.
+_OTHERS = re.compile(r"TEST_.*|FUZZ|ALERT_[A-Z_]+|SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
 
 _is_told = ContextVar("_is_told", default=False)
 
@@ -73,6 +73,8 @@ def _of_commands() -> Iterator[str]:
     while left:
         prefix, command = left.pop()
         for parameter in command.params:
+            named = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
+            yield from (name.removeprefix(PREFIX) for name in named)
             yield f"{prefix}{parameter.name}".upper()
         if isinstance(command, click.Group):
             left += [(f"{prefix}{name}_".upper().replace("-", "_"), inner) for name, inner in command.commands.items()]

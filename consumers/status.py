@@ -97,14 +97,12 @@ class Status:
     @property
     def gone(self) -> list[Worker]:
         """The workers that stopped telling that they live, and never said that they go."""
-        return [worker for worker in self.workers if not worker.alive and not worker.offline]
+        return [worker for worker in self.workers if is_gone(worker)]
 
     @property
     def late(self) -> list[Worker]:
         """The live workers that have missed a heartbeat."""
-        return [
-            worker for worker in self.alive if worker.last_seen and self.at - worker.last_seen > timedelta(seconds=2 * (worker.freq or 10))
-        ]
+        return [worker for worker in self.workers if is_late(worker, self.at)]
 
     @property
     def unconsumed(self) -> list[QueueStatus]:
@@ -157,6 +155,16 @@ class Status:
             "horizon": {"transaction_of": self.horizon[0], "age": self.horizon[1]} if self.horizon else None,
             "spool": {"waiting": self.spooled, "refused": self.refused},
         }
+
+
+def is_gone(worker: Worker) -> bool:
+    """Return whether it stopped telling that it lives, and never said that it goes."""
+    return not worker.alive and not worker.offline
+
+
+def is_late(worker: Worker, now: datetime) -> bool:
+    """Return whether it is alive, and has missed a heartbeat."""
+    return worker.alive and worker.last_seen is not None and now - worker.last_seen > timedelta(seconds=2 * (worker.freq or 10))
 
 
 def queues_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> list[QueueStatus]:

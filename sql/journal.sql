@@ -133,12 +133,12 @@ select e.*, e.transaction::text::bigint as transaction
 
 -- name: begin subscription
 insert into celery_journal.subscription (name, transaction, position)
-values (%(name)s, '0', 0)
+values (%(name)s, %(transaction)s::text::xid8, %(position)s)
 on conflict (name) do nothing
 
 -- name: load checkpoint
 -- Locked until the end of the transaction: the next subscriber of that name waits, then goes on from there. None where it is another login's.
-select s.transaction::text::bigint as transaction, s.position
+select s.transaction::text::bigint as transaction, s.position, s.state
   from celery_journal.subscription s
  where s.name = %(name)s
    for update
@@ -152,3 +152,23 @@ on conflict (name) do update set
        transaction = excluded.transaction,
        position = excluded.position,
        updated_at = clock_timestamp()
+
+-- name: move checkpoint
+-- From where its subscriber believes that it is. It may be there already, if the answer to a first attempt was lost.
+update celery_journal.subscription s
+   set owner = coalesce(s.owner, current_user),
+       transaction = %(transaction)s::text::xid8,
+       position = %(position)s,
+       state = %(state)b,
+       updated_at = clock_timestamp()
+ where s.name = %(name)s
+   and (row(s.transaction, s.position, s.state)
+            is not distinct from row(%(transaction_before)s::text::xid8, %(position_before)s::bigint, %(state_before)b::bytea)
+        or row(s.transaction, s.position, s.state)
+            is not distinct from row(%(transaction)s::text::xid8, %(position)s::bigint, %(state)b::bytea))
+
+-- name: take subscription
+-- Until the session ends, which is when its process does, or soon after nothing can be heard of it any more: the server asks.
+select pg_try_advisory_lock(hashtextextended('celery_journal.subscription.' || %(name)s::text, 0))
+  from (select set_config('tcp_keepalives_idle', '20', false), set_config('tcp_keepalives_interval', '5', false),
+               set_config('tcp_keepalives_count', '2', false)) as asking

@@ -18,12 +18,25 @@ PAUSE = 1.0
 
 
 class LastingConnection:
-    """A connection that is opened again when the database was away; `say` is told once that it is, and that it is back."""
+    """A connection that is opened again when the database was away; `say` is told once that it is, and that it is back.
 
-    def __init__(self, target: Any, say: Callable[[str], object]) -> None:
+    As long as it is away, `meanwhile` is called again and again. With `waits` it may be away at the beginning, too.
+    """
+
+    def __init__(
+        self, target: Any, say: Callable[[str], object], meanwhile: Callable[[], object] = lambda: None, *, waits: bool = False
+    ) -> None:
         self._target = target
         self._say = say
-        self.connection = self._opened()
+        self._meanwhile = meanwhile
+        try:
+            self.connection = self._opened()
+        except (DatabaseUnreachable, LoginRefused) as exc:
+            if not waits or not (isinstance(exc, DatabaseUnreachable) or exc.may_pass):
+                raise
+            say(f"{exc}; waiting for it")
+            self.connection = self._opened_again()
+            say("the database is back")
 
     def ask(self, question: Callable[[Connection], T]) -> T:
         """Return the answer; where the database goes away, ask again when it is back."""
@@ -53,6 +66,7 @@ class LastingConnection:
     def _opened_again(self) -> Connection:
         while True:
             time.sleep(PAUSE)
+            self._meanwhile()
             try:
                 return self._opened()
             except (DatabaseUnreachable, psycopg.OperationalError, psycopg.InterfaceError):  # the latter two where it goes away once more

@@ -61,6 +61,7 @@ from .tail import tail
 from .target import Target
 from .top import top
 from .transfer import export, import_
+from .watch import watch
 
 
 class Commands(click.Group):
@@ -247,6 +248,7 @@ for reading in (
     status,
     tail,
     top,
+    watch,
     workers,
 ):
     main.add_command(reading)

@@ -59,11 +59,16 @@ def words_argument(command: Any) -> Any:
 
 def _condition(ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Q:
     ctx.meta[_WORDS] = given = [word.replace(_HYPHEN, "-", 1) if word.startswith(_HYPHEN) else word for word in words]
-    condition_of(given)  # says what means nothing, before a database is asked
-    if not any(_OF_IDS.fullmatch(word) for word in given):
-        return condition_of(given)
-    with ctx.obj.connect() as connection:
-        return condition_of(with_whole_ids(connection, ctx.obj.schema, given))
+    return condition_about(ctx.obj, given)
+
+
+def condition_about(target: Any, words: Sequence[str]) -> Q:
+    """Return the condition of the words, with whole ids in the place of their beginnings; raise click.UsageError if one means nothing."""
+    condition = condition_of(words)  # says so before a database is asked
+    if not any(_OF_IDS.fullmatch(word) for word in words):
+        return condition
+    with target.connect() as connection:
+        return condition_of(with_whole_ids(connection, target.schema, words))
 
 
 def with_whole_ids(connection: Connection, schema: str, words: Sequence[str]) -> list[str]:

@@ -15,10 +15,10 @@ from celery_journal.consumers.options import Options
 from .scene import new_app
 
 #: What options, commands and the demo are set by.
-READ = "POOL_SIZE DSN SCHEMA BROKER DEMO LOST_GRACE LOST_SETTLED SPOOL_DIRECTORY PERIODIC_RUN_YES IMPORT_DRY_RUN"
+READ = "POOL_SIZE DSN SCHEMA BROKER DEMO LOST_GRACE LOST_SETTLED SPOOL_DIRECTORY PERIODIC_RUN_YES IMPORT_DRY_RUN WATCH_EXEC WATCH_WEBHOOK"
 
-#: What our tests have, and Kubernetes where a service is called celery-journal.
-OF_OTHERS = "TEST_EFFORT FUZZ SERVICE_HOST SERVICE_PORT SERVICE_PORT_HTTP PORT PORT_5432_TCP PORT_5432_TCP_ADDR"
+#: What our tests have, what `watch --exec` tells a command, and Kubernetes where a service is called celery-journal.
+OF_OTHERS = "TEST_EFFORT FUZZ ALERT_TASK_ID SERVICE_HOST SERVICE_PORT SERVICE_PORT_HTTP PORT PORT_5432_TCP PORT_5432_TCP_ADDR"
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ ARGUMENTS = {
     "show": ["task-000100"],
     "stale": ["--seconds", "10"],
     "top": ["--once"],
+    "watch": ["--exec", "true", "--once"],
 }
 
 #: Those that start a worker, or bring the whole log to the screen.

@@ -69,6 +69,7 @@ TOLD: dict[str, list[list[str]]] = {
     "stale": [["--seconds", "1"]],
     "tail": [["-n", "50"]],
     "top": [["--once"]],
+    "watch": [["--exec", "true", "--once", "--from-start"]],
 }
 
 #: Those whose subjects may be left out, and that do nothing then.
@@ -83,7 +84,7 @@ OF_THE_OWNER = {"migrate", "projections rebuild"}
 REFUSED: dict[str, set[str]] = {
     "owner": set(),
     "writer": {"import", "projections verify"} | OF_THE_OWNER,
-    "reader": {"import", "projections verify"} | WRITING | OF_THE_OWNER,
+    "reader": {"import", "projections verify", "watch"} | WRITING | OF_THE_OWNER,
     "auditor": {"import"} | WRITING | OF_THE_OWNER,
     "importer": {"projections verify"} | OF_THE_OWNER,
 }

@@ -68,6 +68,7 @@ COMMANDS = (
     ["annotate", "t0", "--note", "seen", "--yes"],
     ["replay", "t0", "--broker", "memory://", "--yes"],
     ["revoke", "t1", "--broker", "memory://", "--yes"],
+    ["watch", "--exec", "true", "--once", "--from-start"],
 )
 
 ONE_AT_A_TIME = "one process of all does so at a time, and waits for no other"
@@ -79,6 +80,7 @@ DEMO = "of the demo, whose log is of today"
 
 #: Statements that may lock more, and why.
 EXCEPTIONS = {
+    "alerts.sql: page": IN_ORDER,
     "chord.sql: stragglers": SWEEP,
     "demo.sql: change": DEMO,
     "demo.sql: delete": DEMO,

@@ -11,6 +11,7 @@ import pytest
 
 from celery_journal.journal import Connection, Emitter, Journal, RecordedEvent, Subscription
 from celery_journal.journal.events import TaskSent
+from celery_journal.journal.subscription import Checkpoint
 
 from .waiting import blocked_backends, other, wait_until
 
@@ -196,3 +197,50 @@ def test_a_subscription_belongs_to_the_transaction_of_its_caller(connection: Con
 
     assert handled == 2
     assert subscription.catch_up(connection, lambda *_: None) == 2
+
+
+# Subscribers that do something elsewhere, and hold no transaction meanwhile
+
+
+def test_a_subscription_begins_where_it_is_told_to_and_only_once(connection: Connection, journal: Journal) -> None:
+    """A later beginning is where it stands."""
+    subscription = Subscription(journal, "watch")
+
+    assert subscription.begin(connection, (3, 7)) == ((3, 7), None)
+    assert subscription.begin(connection, (9, 9)) == ((3, 7), None)
+
+
+def test_a_subscription_is_moved_with_what_it_remembers_from_where_it_stands(connection: Connection, journal: Journal) -> None:
+    """And from nowhere else; the same may be said again, as by who has not heard the answer."""
+    subscription = Subscription(journal, "watch")
+    first = subscription.begin(connection, (3, 7))
+    second, third = Checkpoint((3, 8), b"open"), Checkpoint((4, 1), None)
+
+    moves = [subscription.move(connection, first, second) for _ in range(2)]
+    from_elsewhere = [subscription.move(connection, first, third), subscription.move(connection, Checkpoint((3, 8), None), third)]
+
+    assert (moves, from_elsewhere) == ([True, True], [False, False])
+    assert subscription.begin(connection) == second
+    assert subscription.move(connection, second, third)
+    assert subscription.begin(connection) == third
+
+
+def test_what_is_remembered_outlasts_reading_on(connection: Connection, journal: Journal, emitter: Emitter) -> None:
+    """Both ways of reading share a place, and the one that remembers nothing leaves it alone."""
+    subscription = Subscription(journal, "watch")
+    subscription.move(connection, subscription.begin(connection), Checkpoint((0, 0), b"open"))
+    record(connection, journal, emitter, 2)
+
+    assert subscription.catch_up(connection, lambda *_: None) == 2
+    place, state = subscription.begin(connection)
+    assert (place, state) == (journal.read_all(connection)[-1].place, b"open")
+
+
+def test_a_subscription_is_of_one_session_until_that_ends(connection: Connection, journal: Journal) -> None:
+    """By its name: another is free."""
+    with other(connection) as stranger:
+        first = Subscription(journal, "watch").take(stranger)
+        meanwhile = Subscription(journal, "watch").take(connection), Subscription(journal, "another").take(connection)
+
+    assert (first, meanwhile) == (True, (False, True))
+    wait_until(lambda: Subscription(journal, "watch").take(connection))

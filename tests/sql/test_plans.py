@@ -121,6 +121,18 @@ def test_the_log_is_read_by_its_order(after: str, full: Connection) -> None:
     assert after == "end" or not [node for node in nodes(explained[0]["Plan"]) if "Sort" in node["Node Type"]]
 
 
+def test_a_watch_reads_a_page_of_the_log_by_its_order(full: Connection) -> None:
+    """Whatever it looks for, and however rare that is: no more than the page is read."""
+    (horizon,) = full.execute("select max(transaction)::text::bigint + 1 from celery_journal.event").fetchone() or (0,)
+    page = {"transaction": 0, "position": 0, "horizon": horizon, "limit": 50, "kinds": ["task-lost"]}
+
+    found = ways(full, sql.query("alerts.sql", "page"), page)
+    rows = full.execute(sql.query("alerts.sql", "page"), page).fetchall()
+
+    assert found == {("Index Scan", "event_order")}
+    assert [(is_told, position, read) for _, _, is_told, _, position, read in rows] == [(False, 50, 50)]
+
+
 def test_an_export_reads_the_log_by_its_order(full: Connection) -> None:
     """Page by page: the places, and then the rows that stand there, none of them by reading all of the log."""
     query = b"select transaction::text::bigint, position, event_id, stream from celery_journal.event order by position desc limit 500"
