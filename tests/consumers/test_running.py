@@ -140,6 +140,7 @@ def test_a_message_that_is_rejected_is_told(worker: Worker) -> None:
 def test_a_task_that_a_worker_does_not_know_is_told_with_the_worker(worker: Worker) -> None:
     """Celery's own failure does not say who did not know it."""
     result = worker.send("nobody_knows_this")
+    until(lambda: "task-rejected" in kinds(worker.dsn, result.id), PATIENCE)  # it is told when there is time
 
     told = facts(worker, result.id, "task-failed")
     assert told["task-rejected"].worker.startswith("scene-")
