@@ -119,6 +119,8 @@ TASK_RESULT = View(
         #: How often it was started, and whether one of these runs began while another was at work.
         **_fields("integer", "runs"),
         **_fields("boolean", "overlap"),
+        #: Whether these may be more than one, or it may have run for ten seconds: what an index knows.
+        **_fields("boolean", "ran_again", "ran_long"),
         **_fields("bytes", "result"),
         "args": Field("args", "bytes", first_key=r"\d+"),
         "kwargs": Field("kwargs", "bytes", first_key=r"\w+"),

@@ -1,7 +1,7 @@
 -- What tasks were sent again as is looked up by lists, as what people have said of tasks is: few facts tell it, of whichever kind, and those of
 -- one kind stand together. A replay that may have sent a task notes as which (`task_id`).
 drop index celery_journal.event_marks;
-create index event_marks on celery_journal.event (kind, stream, position) include (name, task_id)
+create index event_marks on celery_journal.event (kind, stream, position) include (name)
  where (kind = 'operator-acted' and (meta is not null or task_id is not null)) or kind in ('task-replaced', 'task-replayed');
 
 -- What few tasks are and people look for: that they ran again, that they ran for long, that they failed. In the order of lists, so that no plan

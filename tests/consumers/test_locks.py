@@ -120,6 +120,7 @@ EXCEPTIONS = {
     "schema.sql: create past partitions": ONE_AT_A_TIME,
     "schema.sql: has events": OWNER,
     "schema.sql: settle": OWNER,
+    "stats.sql: by key": "asks which tasks are settled: " + BY_A_PERSON,
     "stats.sql: never sent": "a part of the counts of stats and top: " + BY_A_PERSON,
     "stats.sql: replaced": "a part of the counts of stats and top: " + BY_A_PERSON,
     "unsent.sql: chained": SWEEP,

@@ -80,7 +80,15 @@ def test_list_tells_what_failed_with_its_arguments_and_error(story: Log, command
     """The question of three in the morning: in a pipe, one line a task with tabs."""
     text = told(commands.run("list", "state:FAILURE", "since:1h", dsn=as_url(embedded_database)))
 
-    assert text.rstrip("\n").split("\t")[1:] == ["t", "billing.charge", "42, 'Ann', user_id=7", "FAILURE", "20 s", "w2", "ValueError: no"]
+    assert text.rstrip("\n").split("\t")[1:] == [
+        "t",
+        "billing.charge",
+        "42, 'Ann', user_id=7",
+        "FAILURE (settled)",
+        "20 s",
+        "w2",
+        "ValueError: no",
+    ]
 
 
 def test_list_tells_programs_every_field(story: Log, commands: Commands, embedded_database: str) -> None:

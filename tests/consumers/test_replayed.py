@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from celery_journal.consumers.search import parse
 from celery_journal.consumers.settlement import settled_in
 from celery_journal.journal import Connection
+from celery_journal.journal.constraints import MAX_ID_BYTES
 from celery_journal.journal.events import (
     OperatorActed,
     TaskFailed,
@@ -172,6 +174,17 @@ def test_it_is_judged_as_python_judges_the_same_facts(journal: Log, facts: list[
     assert all(words.split()[2].removeprefix(prefix)[0] in succeeded_as[key] for key, words in why.items() if key not in noted)
     there = rows.keys()
     assert sets == [again & there, lost & there, why.keys() & there, there - again, there - why.keys()]
+
+
+def test_the_longest_ids_can_be_sent_again(log: Log) -> None:
+    """No index takes both of them in one entry."""
+    first, second = ("".join(uuid4().hex for _ in range(80))[:MAX_ID_BYTES] for _ in range(2))
+    failed(log, first)
+    replayed(log, first, second)
+    log.tell(OperatorActed, first, action="replay-doubted", label="r", task_id=second, source="operator")
+    succeeded(log, second)
+
+    assert settled_in(log.connection, [first]) == {first: f"replayed as {second}, which has succeeded"}
 
 
 # How often it ran
