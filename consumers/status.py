@@ -13,6 +13,7 @@ from celery_journal import sql
 from celery_journal.journal import Connection
 from celery_journal.projections import Worker
 
+from .clock import now_of
 from .errors import ErrorGroup, error_groups
 from .settlement import settled_in
 from .words import counted, duration, listed
@@ -158,7 +159,7 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
         with connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(sql.query(file, name, schema), parameters).fetchall()
 
-    ((at,),) = connection.execute(sql.query("status.sql", "now", schema)).fetchall()
+    at = now_of(connection, schema)
     lost = {row["task_id"]: row["reason"] for row in rows("lost", limit=LIMIT)}
     settled = settled_in(connection, list(lost), schema)
     (ended,) = rows("ended", seconds=HOUR)
