@@ -28,8 +28,8 @@ T = TypeVar("T")
 #: What stands for the characters of our own drawings where an output does not know them: one for one, so that columns stay.
 _PLAINER = {"█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|"), "…": "~"}
 
-#: A word, or a number with its unit, and what parts it from the next.
-_WORDS = re.compile(r"(\S*\d (?:d|h|min|ms|s)\b\S*|\S+)\s*")
+#: A word, a moment, or a number with its unit, and what parts it from the next.
+_WORDS = re.compile(r"(\S*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*|\S*\d (?:d|h|min|ms|s)\b\S*|\S+)\s*")
 
 #: Rows that a table shows at once: it must know all its cells before it can be drawn.
 TABLE_PAGE = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.conftest import new_database
 
 from .commanding import Commands
 from .night import LOG, NOW, id_of, written
+from .scene import ROOT
 from .test_cli import as_url
 
 #: Where they are kept; REWRITE_SCREENS=1 writes them anew.
@@ -31,18 +33,21 @@ COMMANDS = {
     "queues": ["queues"],
     "workers": ["workers"],
     "list": ["list", "--limit", "12"],
-    "list-failed": ["list", "state:FAILURE"],
+    "list-failed": ["list", "state:FAILURE", "-name:shop.mail.*"],
     "errors": ["errors"],
     "stale": ["stale", "--minutes", "10"],
     "stale-few": ["stale", "--hours", "1"],
     "lost": ["lost"],
     "show-failed": ["show", id_of("charge 0")],
     "show-long": ["show", id_of("import")],
-    "show-group": ["show", id_of("parcel")],
+    "show-group": ["show", id_of("parcel")[:8]],
     "explain": ["explain", id_of("charge 2")],
     "explain-lost": ["explain", id_of("newsletter 3")],
     "history": ["history", id_of("charge 0")],
 }
+
+#: What docs/commands.md shows of them, on a terminal of 80.
+SHOWN = ["lost", "list-failed", "show-group"]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,16 @@ def recorded(embedded_server: str) -> Iterator[str]:
 def test_the_night_is_as_it_is_written() -> None:
     """Otherwise run `python -m tests.consumers.night`."""
     assert LOG.read_bytes() == written()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_examples_of_the_docs_are_of_these_screens(name: str) -> None:
+    """As they are kept: what has changed there has to be changed here."""
+    screen = (SCREENS / f"{name}.80.txt").read_text(encoding="utf-8")
+
+    assert f"```console\n$ celery-journal {shlex.join(COMMANDS[name])}\n{screen}```\n" in (ROOT / "docs/commands.md").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
