@@ -75,11 +75,13 @@ def show(ctx: click.Context, subject: str, full: bool, output: Output) -> None:
         check_version(connection, ctx.obj.schema)
         subject = whole_id(connection, ctx.obj.schema, subject)
         dossier = Dossier.of(connection, subject, ctx.obj.schema)
-        told = () if output.is_data or not dossier.is_known else explain(connection, subject, ctx.obj.schema).lines
+        told = None if output.is_data or not dossier.is_known else explain(connection, subject, ctx.obj.schema)
     if output.is_data:
         output.object(dossier.as_dict())
     elif dossier.is_known:
-        _print(told, _sections(dossier), None if full else LONG)
+        # Of a group that was not saved, and whose members have ended, only they tell.
+        sentences = told.lines if told and told.kind != "unknown" else ()
+        _print(sentences, _sections(dossier), None if full else LONG)
     else:
         click.echo(f"nothing was ever heard of {shown(subject)}: neither a task, nor a group, a chord or a worker has that id")
     if not dossier.is_known:

@@ -150,6 +150,13 @@ def test_reasons_are_alike_but_for_times_ids_and_numbers() -> None:
     assert groups[0].told_names() == "x (2), y (1)"
 
 
+def test_nothing_is_said_of_a_group_that_only_its_members_know(log: Log, commands: Commands, embedded_database: str) -> None:
+    """Least of all that nobody has heard of it."""
+    log.tell(TaskSucceeded, "m", name="add", group_id="g")
+
+    assert commands.run("show", "g", dsn=as_url(embedded_database)).out == "members: 1 SUCCESS\n  m  SUCCESS add\n"
+
+
 # show, and the same for programs
 
 
