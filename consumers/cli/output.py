@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import click
@@ -29,7 +30,7 @@ T = TypeVar("T")
 _PLAINER = {"█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|"), "…": "~"}
 
 #: A word, a moment, or a number with its unit, and what parts it from the next.
-_WORDS = re.compile(r"(\S*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*|\S*\d (?:d|h|min|ms|s)\b\S*|\S+)\s*")
+_WORDS = re.compile(r"(\S*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: UTC)?\S*|\S*\d (?:d|h|min|ms|s)\b\S*|\S+)\s*")
 
 #: Rows that a table shows at once: it must know all its cells before it can be drawn.
 TABLE_PAGE = 1000
@@ -121,12 +122,13 @@ class Record:
     @classmethod
     def of(cls, columns: Sequence[Column]) -> Record:
         """Return how the rows of any table are told: what stands in its first column, and the rest with its headings."""
-        numbers = [_labelled(column) for column in columns[1:] if column.justify == "right"]
-        return cls(columns[:1], numbers, [_labelled(column) for column in columns[1:] if column.justify == "left"])
+        numbers, texts = ([one for one in columns[1:] if (one.justify == "right") is is_number] for is_number in (True, False))
+        return cls(columns[:1], prose=[Column("", partial(_labelled, part)) for part in (numbers, *([one] for one in texts))])
 
 
-def _labelled(column: Column) -> Column:
-    return replace(column, cell=lambda row: f"{column.heading}: {told}" if (told := cell_of(column, row).plain) else None)
+def _labelled(columns: Sequence[Column], row: object) -> str:
+    told = ((column.heading, cell_of(column, row).plain) for column in columns)
+    return INDENT.join(f"{heading}: {cell}" for heading, cell in told if cell)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +317,10 @@ def _lines(rows: Sequence[Any], columns: Sequence[Column], record: Record | None
         if printer.width < NARROW or sum(widths) + gaps > printer.width:
             return list(records(rows, record or Record.of(columns), printer.width))
     lines = printer.render_lines(table(columns, rows, widths), pad=False)
-    return [Text.assemble(*((segment.text, segment.style or "") for segment in line)) for line in lines]
+    drawn = [Text.assemble(*((segment.text, segment.style or "") for segment in line)) for line in lines]
+    for line in drawn:
+        line.rstrip()
+    return drawn
 
 
 def _least(column: Column, rows: Sequence[Any], width: int) -> int:

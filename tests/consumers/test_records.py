@@ -8,8 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from rich.text import Text
 
 from celery_journal.consumers.alike import Waiting, alike
+from celery_journal.consumers.cli.output import wrapped
 from celery_journal.consumers.cli.show import LONG, NAMED
 from celery_journal.journal.events import GroupSaved, TaskFailed, TaskLost, TaskSent, TaskSucceeded
 
@@ -93,6 +95,26 @@ def test_any_table_has_records(log: Log, commands: Commands, embedded_database: 
     text = commands.run("stats", dsn=as_url(embedded_database), terminal=True, COLUMNS="60").text
 
     assert text == f"{LONG_NAME}\n  tasks: 1  not ended: 0  failed: 1  run p50: 10 s\n"
+
+
+def test_sentences_are_parted_between_words_but_not_inside_a_moment_or_a_span() -> None:
+    """Nor inside a word that is longer than a line; wide characters take two columns, and the style is kept."""
+    text = Text(
+        "started 2 h 20 min ago, at 2025-03-14 03:01:30 UTC, by 2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e \u65e5\u672c \u65e5\u672c", style="red"
+    )
+
+    lines = wrapped(text, 26, "", "  ")
+
+    assert [line.plain for line in lines] == [
+        "started 2 h 20 min ago, at",
+        "  2025-03-14 03:01:30 UTC,",
+        "  by",
+        "  2f1c6c3a-2c3c-4a77-a8a8-8b6a4e6f5b0e",
+        "  \u65e5\u672c \u65e5\u672c",
+    ]
+    assert [line.plain for line in wrapped(Text("\u65e5\u672c \u65e5\u672c"), 8)] == ["\u65e5\u672c", "\u65e5\u672c"]
+    assert {str(span.style) for line in lines for span in line.spans} == {"red"}
+    assert wrapped(Text(""), 10)[0].plain == ""
 
 
 # Groups
