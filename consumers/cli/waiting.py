@@ -55,7 +55,10 @@ def rows_or_groups(
     *,
     every: bool,
 ) -> None:
-    """Print each on a terminal if it is to be `every` one, or if they fit on it; else by queue and reason, and how to see each."""
+    """Print each on a terminal if it is to be `every` one, or if they fit on it; else by queue and reason, and how to see each.
+
+    That is for people alone: what stands for a row in JSON is not asked.
+    """
     tasks = iter(found)
     first = [] if every else list(itertools.islice(tasks, console().height + 1))
     if every or fits(first, columns, record):

@@ -586,7 +586,7 @@ def test_what_is_nested_deeply_is_cut_and_the_rest_is_shown(
     if where == "remark":
         log.tell(OperatorActed, "t", action="annotate", reason="seen", meta=deep)
 
-    shown, as_data = (commands.run("show", "t", *form, dsn=as_url(embedded_database)) for form in ([], ["--json"]))
+    shown, as_data = (commands.run("show", "t", form, dsn=as_url(embedded_database)) for form in ("--full", "--json"))
     history = commands.run("history", "t", dsn=as_url(embedded_database))
 
     assert (shown.code, shown.err, as_data.code, history.code) == (0, "", 0, 0)

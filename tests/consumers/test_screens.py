@@ -91,3 +91,13 @@ def test_a_screen_is_as_it_was_looked_at(name: str, width: int, recorded: str, c
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(told, encoding="utf-8")
     assert told == kept.read_text(encoding="utf-8"), test_a_screen_is_as_it_was_looked_at.__doc__
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_terminal_of_three_columns_has_all_of_it(name: str, recorded: str, commands: Commands) -> None:
+    """Whatever it looks like: nothing divides by what is left of it."""
+    narrow, wide = (commands.run(*COMMANDS[name], dsn=as_url(recorded), terminal=True, COLUMNS=columns) for columns in ("3", "160"))
+
+    assert narrow.code == wide.code
+    assert narrow.text.count("Traceback") == wide.text.count("Traceback")
+    assert len(narrow.text.splitlines()) >= len(wide.text.splitlines())
