@@ -10,6 +10,7 @@ from typing import Any
 from celery import states
 
 from celery_journal import sql
+from celery_journal.consumers.clock import now_of
 from celery_journal.consumers.contents import LINE, arguments_of, cut, read
 from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.routing import way_of
@@ -91,7 +92,7 @@ class Chronicle:
     def of(cls, connection: Connection, stream: str, schema: str = sql.DEFAULT_SCHEMA) -> Chronicle:
         """Return the history of a task, a group, a chord or a worker."""
         transitions = timeline(Journal(schema).read_stream(connection, stream))
-        ((now,),) = connection.execute(sql.query("explain.sql", "now", schema)).fetchall()
+        now = now_of(connection, schema)
         return cls(stream, list(_lines(transitions, now)), now, bool(transitions) and _is_open(transitions))
 
     @property

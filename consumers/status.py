@@ -13,6 +13,7 @@ from celery_journal import sql
 from celery_journal.journal import Connection
 from celery_journal.projections import Q, Worker
 
+from .clock import now_of
 from .errors import LIMIT as FAILURES
 from .errors import ErrorGroup, error_groups
 from .settlement import settled_in
@@ -181,7 +182,7 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
         with connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(sql.query(file, name, schema), parameters).fetchall()
 
-    ((at,),) = connection.execute(sql.query("status.sql", "now", schema)).fetchall()
+    at = now_of(connection, schema)
     lost = {row["task_id"]: row["reason"] for row in rows("lost", limit=LIMIT)}
     failed = [row["task_id"] for row in rows("failed", seconds=HOUR, limit=FAILURES)]
     settled = list(settled_in(connection, [*lost, *failed], schema))

@@ -6,6 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
+#: Moments that are nearer are told without their year; half of one, so that none is taken for that of another.
+_YEAR = timedelta(days=182)
+
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
@@ -29,6 +32,14 @@ def duration(span: timedelta | float) -> str:
 def moment(at: datetime) -> str:
     """Return when that was, in UTC, to the second."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def short(at: datetime | None, now: datetime) -> str:
+    """Return when that was, in UTC, where there is little room: `11-26 14:04:17`; the day where that is half a year away."""
+    if at is None:
+        return ""
+    at = at.astimezone(UTC)
+    return f"{at:%m-%d %H:%M:%S}" if abs(now - at) < _YEAR else f"{at:%Y-%m-%d}"
 
 
 def first_line(exc: BaseException) -> str:

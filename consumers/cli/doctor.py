@@ -11,7 +11,7 @@ import click
 from celery_journal.consumers.words import counted
 from celery_journal.journal import check_version
 
-from .output import Column, Output, confirm, confirming_options, table_options
+from .output import Column, Output, Record, confirm, confirming_options, table_options
 
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
@@ -59,7 +59,7 @@ def doctor(ctx: click.Context, payloads: bool, mend: bool, yes: bool, dry_run: b
                     wrong.append(finding)
                 yield finding
 
-        output.rows(noting(), COLUMNS, lambda finding: finding.as_dict())
+        output.rows(noting(), COLUMNS, lambda finding: finding.as_dict(), record=Record(COLUMNS[:2], prose=COLUMNS[2:]))
     if not output.is_data and target.app is None:
         click.echo("the settings of an app were not looked at; run: celery -A proj journal doctor", err=True)
     if wrong:

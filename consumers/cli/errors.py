@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
 from celery_journal.consumers import search
+from celery_journal.consumers.clock import now_of
 from celery_journal.consumers.errors import LIMIT, ErrorGroup, error_groups
 from celery_journal.consumers.remarks import remarks
-from celery_journal.consumers.words import counted, moment, shown
+from celery_journal.consumers.words import counted, moment, short, shown
 from celery_journal.journal import Connection, Emitter, Journal, check_version
 from celery_journal.journal.command import command
 from celery_journal.projections import Q, Worker
@@ -19,7 +20,7 @@ from celery_journal.projections import Q, Worker
 from .choosing import BATCH
 from .failure import Failure
 from .ids import SHORTEST
-from .output import Column, Output, confirm, confirming_options, console, table_options
+from .output import Column, Output, Record, confirm, confirming_options, console, say, table_options
 from .plan import plan_of
 from .searching import Searching, is_told, say_doubts, words_argument, words_of
 
@@ -40,16 +41,31 @@ def _trend(group: ErrorGroup) -> str:
     return "".join(_BARS[(count * (len(_BARS) - 1) + most - 1) // most] for count in group.trend)
 
 
+def _place(group: ErrorGroup) -> str:
+    return "; ".join(filter(None, (group.where and f"in {group.where}", ", ".join(group.names))))
+
+
+FAILED = Column("failed", lambda group: f"{group.count:,}", "right")
+ERROR = Column("error", lambda group: group.error)
+WHERE = Column("where", lambda group: group.where)
+TASKS = Column("tasks", lambda group: ", ".join(group.names))
+TREND = Column("trend", _trend, whole=True)
+GROUP = Column("group", lambda group: group.fingerprint, whole=True)
+
+#: On a narrow terminal, without headings.
+PLACE = Column("", _place)
+EXAMPLE = Column("", lambda group: f"such as {group.example}")
+
 #: What there is room for: the columns of a terminal, from that width on.
 COLUMNS = (
-    (0, Column("failed", lambda group: f"{group.count:,}", "right")),
-    (0, Column("error", lambda group: group.error)),
-    (100, Column("where", lambda group: group.where)),
-    (140, Column("tasks", lambda group: ", ".join(group.names))),
+    (0, FAILED),
+    (0, ERROR),
+    (0, WHERE),
+    (140, TASKS),
     (200, Column("first", lambda group: moment(group.first_seen).removesuffix(" UTC"))),
-    (80, Column("last", lambda group: moment(group.last_seen).removesuffix(" UTC"))),
-    (100, Column("trend", _trend, whole=True)),
-    (0, Column("group", lambda group: group.fingerprint, whole=True)),
+    (0, Column("last", lambda group: moment(group.last_seen).removesuffix(" UTC"))),
+    (0, TREND),
+    (0, GROUP),
     (180, Column("example", lambda group: group.example, whole=True)),
 )
 
@@ -99,7 +115,7 @@ def errors(
         condition &= Q(hidden=False)
     with target.connect() as connection:
         check_version(connection, target.schema)
-        now = datetime.now(UTC)
+        now = now_of(connection, target.schema)
         deployed = _deployed(connection, target.schema, since_deploy, now) if since_deploy else None
         since = None if is_told(ctx, "since", "until") else (deployed or now) - search.span(PERIOD)
         found = error_groups(connection, since, now, condition, target.schema)
@@ -110,8 +126,10 @@ def errors(
             return
     columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or console().width >= least]
     if sum(group.count for group in found) >= LIMIT:
-        click.echo(f"only the newest {LIMIT:,} failures are looked at", err=True)
-    if not output.rows(found, columns, ErrorGroup.as_dict, nothing="no task has failed like that"):
+        say(f"only the newest {LIMIT:,} failures are looked at", err=True)
+    last = Column("", lambda group: short(group.last_seen, now))
+    record = Record((Column("", lambda group: f"{group.count:,} failed", "right"), last, GROUP, TREND), (), (ERROR, PLACE, EXAMPLE))
+    if not output.rows(found, columns, ErrorGroup.as_dict, record=record, nothing="no task has failed like that"):
         say_doubts(words_of(ctx))
         ctx.exit(1)
 

@@ -8,7 +8,7 @@ from celery_journal.consumers.words import shown
 from celery_journal.journal import check_version
 
 from .ids import whole_id
-from .output import Output, output_options
+from .output import INDENT, Output, output_options, say
 
 
 @click.command("explain")
@@ -34,8 +34,8 @@ def explain(ctx: click.Context, task_id: str, output: Output) -> None:
     else:
         name = (explanation.facts.get("task") or {}).get("name")
         heading = [shown(task_id), *([shown(name)] if name else []), *([shown(explanation.state)] if explanation.state else [])]
-        click.echo(" ".join(heading))
+        say(" ".join(heading), rest=INDENT)
         for line in explanation.lines:
-            click.echo(f"  {line}")
+            say(line, begin=INDENT)
     if explanation.kind == "unknown":
         ctx.exit(1)

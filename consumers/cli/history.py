@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from datetime import UTC, timedelta
 
 import click
-from rich.console import JustifyMethod
-from rich.table import Table
 from rich.text import Text
 
 from celery_journal.consumers.chronicle import Chronicle, Line
@@ -17,11 +14,11 @@ from celery_journal.journal import check_version
 from celery_journal.projections import TaskAttempt
 
 from .ids import whole_id
-from .output import Column, Output, console, output_options
+from .output import INDENT, NARROW, Column, Output, Record, console, output_options, records, say, table
 from .styles import style_of
 
-#: How wide the bars are all together, at most; and the narrowest terminal that has room for any.
-WIDTH, ROOM = 30, 60
+#: How wide the bars are all together, at most.
+WIDTH = 30
 
 #: A full cell, and what is less than one.
 _FULL, _PARTS = "█", " ▏▎▍▌▋▊▉"
@@ -73,44 +70,41 @@ def history(ctx: click.Context, subject: str, output: Output) -> None:
 def _draw(told: Chronicle, attempts: list[TaskAttempt]) -> None:
     printer = console()
     first = told.lines[0].transition.told_at
-    printer.print(Text(f"{shown(told.id)}, from {first.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC", style="bold"))
-    table = Table(box=None, pad_edge=False, show_header=False)
-    there_is_room = [True, printer.width >= ROOM, printer.width >= ROOM, True, True]
-    for justify, no_wrap in itertools.compress(_LAYOUT, there_is_room):
-        table.add_column(justify=justify, no_wrap=no_wrap, overflow="fold")
+    heading = f"{shown(told.id)}, from {first.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
+    say(Text(heading, style="bold"), rest=INDENT)
     width = max(min(printer.width // 5, WIDTH), 8)
-    rows = [_cells(line, told.length, width) for line in told.lines]
-    if told.is_open:
-        rows.append((Text(f"+{duration(told.length)}", style="dim"), Text(), Text(), Text("now", style="dim"), Text()))
-    for row in rows:
-        table.add_row(*itertools.compress(row, there_is_room))
-    printer.print(table)
+    rows: list[Line | None] = [*told.lines, *([None] if told.is_open else [])]
+    columns = (
+        Column("after", lambda line: f"+{duration(line.after if line else told.length)}", "right", lambda _: "dim"),
+        Column("until the next", lambda line: None if line is None or line.until_next is None else duration(line.until_next), "right"),
+        Column("bar", lambda line: line and bar(line.after, line.until_next or timedelta(0), told.length, width), style=_style, whole=True),
+        Column("what", lambda line: f"{line.transition.attempt} {_what(line)}" if line else "now", style=_style, whole=True),
+    )
+    remark = Column("remark", lambda line: line and _remark(line))
+    if printer.width < NARROW:
+        for line in records(rows, Record(columns, prose=(remark,)), printer.width):
+            printer.print(line, soft_wrap=True)
+    else:
+        printer.print(table((*columns, remark), rows, show_header=False))
     for run in attempts:
         parts = [
             run.queue_wait is not None and f"waited {duration(run.queue_wait)}{f' in {run.queue}' if run.queue else ''}",
             run.run_time is not None and f"ran {duration(run.run_time)}",
         ]
         if any(parts):
-            printer.print(Text(shown(f"attempt {run.attempt}: {', '.join(part for part in parts if part)}"), style="dim"), soft_wrap=True)
+            told_of_run = f"attempt {run.attempt}: {', '.join(part for part in parts if part)}"
+            say(Text(shown(told_of_run), style="dim"), rest=INDENT)
 
 
-#: After how long, until the next, the bar, what, and what there is to remark: how each is justified, and whether it is kept on one line.
-_LAYOUT: tuple[tuple[JustifyMethod, bool], ...] = (("right", True), ("right", True), ("left", True), ("left", True), ("left", False))
+def _style(line: Line | None) -> str:
+    return style_of(line.transition.state) if line else "dim"
 
 
-def _cells(line: Line, length: timedelta, width: int) -> tuple[Text, ...]:
+def _remark(line: Line) -> Text:
     one = line.transition
-    style = style_of(one.state)
     about = [one.worker and f"on {one.worker}", one.witnesses and f"told by {', '.join(one.witnesses)}"]
     remark = Text(shown(line.remark))
-    remark.append(f"{'  ' if line.remark else ''}{shown(' '.join(part for part in about if part))}", style="dim")
-    return (
-        Text(f"+{duration(line.after)}", style="dim"),
-        Text("" if line.until_next is None else duration(line.until_next)),
-        Text(bar(line.after, line.until_next or timedelta(0), length, width), style=style),
-        Text(shown(f"{one.attempt} {_what(line)}"), style=style),
-        remark,
-    )
+    return remark.append(f"{'  ' if line.remark else ''}{shown(' '.join(part for part in about if part))}", style="dim")
 
 
 def bar(start: timedelta, length: timedelta, whole: timedelta, width: int) -> str:

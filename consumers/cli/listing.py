@@ -6,6 +6,8 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -13,46 +15,60 @@ from celery import states
 from psycopg.rows import dict_row
 
 from celery_journal import sql
+from celery_journal.consumers.clock import now_of
 from celery_journal.consumers.contents import LINE, arguments_of, cut
+from celery_journal.consumers.dossier import raised_by, task_object, took_of
 from celery_journal.consumers.narrowing import narrowed
-from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.replaced import PAGE, under_first_names
 from celery_journal.consumers.settlement import ListedTask, with_settlement
-from celery_journal.consumers.words import duration, moment, shown
+from celery_journal.consumers.words import duration, moment, short, shown
 from celery_journal.journal import Connection, check_version
 from celery_journal.projections import QuerySet, TaskResult
 from celery_journal.projections.query import Q
 
-from .output import Column, Output, console, table_options
+from .output import Column, Output, Record, console, say, table_options
 from .searching import Searching, is_told, say_doubts, words_argument, words_of
 from .styles import style_of
 
 
 def _took(task: TaskResult) -> str:
-    if task.date_started is None or task.date_done is None or task.date_done < task.date_started:
-        return ""
-    return duration(task.date_done - task.date_started)
+    took = took_of(task)
+    return "" if took is None else duration(took)
 
 
 def _error(task: TaskResult) -> str:
-    return cut(shown(error_of(task) or ""), LINE) if task.status in states.EXCEPTION_STATES else ""
+    return cut(shown(raised_by(task) or ""), LINE)
 
 
 def _state(task: ListedTask) -> str:
     return f"{task.status} (settled)" if task.settled else task.status
 
 
-#: What there is room for: the columns of a terminal, from that width on.
-COLUMNS = (
-    (0, Column("ended, or sent", lambda task: moment(task.date_done or task.date_created).removesuffix(" UTC"))),
-    (0, Column("task", lambda task: task.task_id, whole=True)),
-    (0, Column("name", lambda task: task.task_name)),
-    (120, Column("arguments", arguments_of)),
-    (0, Column("state", _state, style=lambda task: style_of(task.status))),
-    (140, Column("took", _took, justify="right")),
-    (140, Column("worker", lambda task: task.worker)),
-    (100, Column("error", _error)),
-)
+def _at(task: TaskResult) -> datetime | None:
+    return task.date_done or task.date_created
+
+
+def _short(now: datetime, task: TaskResult) -> str:
+    return short(_at(task), now)
+
+
+def _ran(task: TaskResult) -> str:
+    return f"took {took}" if (took := _took(task)) else ""
+
+
+ENDED = Column("ended, or sent", lambda task: moment(at).removesuffix(" UTC") if (at := _at(task)) else None)
+TASK = Column("task", lambda task: task.task_id, whole=True)
+NAME = Column("name", lambda task: task.task_name, whole=True)
+ARGUMENTS = Column("arguments", arguments_of)
+STATE = Column("state", _state, style=lambda task: style_of(task.status))
+TOOK = Column("took", _took, justify="right")
+WORKER = Column("worker", lambda task: task.worker, whole=True)
+ERROR = Column("error", _error)
+
+COLUMNS = (ENDED, TASK, NAME, ARGUMENTS, STATE, TOOK, WORKER, ERROR)
+
+#: What there is room for on a terminal that is not wide, though no record is needed.
+WIDE = 140
 
 
 #: The fields that these columns need.
@@ -108,14 +124,16 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
         found = found[: limit + 1] if limit else found
         tasks = found if output.is_data else _shown(found, connection, target.schema)
         rows: Any = with_settlement(connection, under_first_names(connection, tasks, target.schema), target.schema)
-        width = console().width
-        columns = [column for least, column in COLUMNS if not sys.stdout.isatty() or width >= least]
+        is_wide = not sys.stdout.isatty() or console().width >= WIDE
+        columns = [column for column in COLUMNS if is_wide or column not in (TOOK, WORKER)]
+        short_date = partial(_short, now_of(connection, target.schema))
+        record = Record((Column("", short_date), TASK, STATE), (NAME, ERROR, Column("", _ran), WORKER, ARGUMENTS))
         with closing(rows):  # before its connection: it may not have been read to its end
             printed = output.rows(
-                itertools.islice(rows, limit) if limit else rows, columns, lambda task: task.as_dict(), nothing="no task is like that"
+                itertools.islice(rows, limit) if limit else rows, columns, task_object, record=record, nothing="no task is like that"
             )
             if limit and next(rows, None) is not None:  # who counts lines in a pipe is to know as well
-                click.echo(f"there are more than {limit:,}; narrow the query, or say --limit 0", err=True)
+                say(f"there are more than {limit:,}; narrow the query, or say --limit 0", err=True)
     if not printed:
         say_doubts(words_of(ctx))
         ctx.exit(1)

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import click
 
-from celery_journal.consumers.lost import GRACE, Lost, find_lost, mark_lost
+from celery_journal.consumers.alike import Waiting
+from celery_journal.consumers.clock import now_of
+from celery_journal.consumers.lost import GRACE, LIMIT, Lost, find_lost, mark_lost
 from celery_journal.consumers.redelivery import held
 from celery_journal.consumers.words import counted, duration, first_line, shown
 from celery_journal.journal import Emitter, Journal, check_version
 
 from .choosing import question
 from .failure import Failure
-from .output import Column, Output, confirm, confirming_options, output_options
+from .output import Column, Output, Record, confirm, confirming_options, output_options, say
 from .plan import Plan, place_of
 from .spans import Seconds
 from .styles import style_of
+from .waiting import all_option, rows_or_groups
 
-COLUMNS = (
-    Column("task", lambda one: one.task_id or one.group_id),
-    Column("name", lambda one: one.name),
-    Column("state", lambda one: one.state, style=lambda one: style_of(one.state)),
-    Column("silent for", lambda one: duration(datetime.now(UTC) - one.heard_at) if one.heard_at else ""),
-    Column("reason", lambda one: one.reason),
-    Column("marked", lambda one: "yes" if one.marked else ""),
-)
-
+TASK = Column("task", lambda one: one.task_id or one.group_id, whole=True)
+NAME = Column("name", lambda one: one.name, whole=True)
+STATE = Column("state", lambda one: one.state, style=lambda one: style_of(one.state))
+REASON = Column("reason", lambda one: one.reason)
+MARKED = Column("marked", lambda one: "yes" if one.marked else "")
 SETTLED = Column("settled", lambda one: one.settled)
 
 
@@ -39,10 +38,21 @@ SETTLED = Column("settled", lambda one: one.settled)
 @click.option("--fail", is_flag=True, help="Make them FAILURE with WorkerLostError, so that whoever waits hears of it, and mark them.")
 @click.option("--settled", is_flag=True, help="Also those that are settled: resolved, or replayed with success.")
 @click.option("--grace", type=Seconds(min=0, min_open=True), help=f"Silence that is needed.  [default: {GRACE:g}]")
+@all_option
 @confirming_options
 @output_options
 @click.pass_context
-def lost(ctx: click.Context, mark: bool, fail: bool, settled: bool, grace: float | None, dry_run: bool, yes: bool, output: Output) -> None:
+def lost(
+    ctx: click.Context,
+    mark: bool,
+    fail: bool,
+    settled: bool,
+    grace: float | None,
+    every: bool,
+    dry_run: bool,
+    yes: bool,
+    output: Output,
+) -> None:
     """List the tasks that will not go on by themselves, for all that is known, and say why. Exit code 1 if there are any.
 
     \b
@@ -50,7 +60,7 @@ def lost(ctx: click.Context, mark: bool, fail: bool, settled: bool, grace: float
     was started anew; running for longer than their time limit; chords of which nothing is left to wait for, or only what is
     lost or was never sent. One that goes on after all is simply not lost; one that was noted to be resolved (annotate --resolved), or
     was replayed and has succeeded so, is settled: neither listed, nor counted, nor failed. What they fail with --fail calls error callbacks
-    only as `celery -A proj journal lost --fail`.
+    only as `celery -A proj journal lost --fail`. More than fit on a terminal are counted by queue and reason.
 
     \b
     celery-journal lost --mark
@@ -65,7 +75,9 @@ def lost(ctx: click.Context, mark: bool, fail: bool, settled: bool, grace: float
         unsettled = [one for one in found if one.settled is None]
         chosen = [one for one in unsettled if one.task_id is not None and (fail or not one.marked)] if mark or fail else []
         if not output.is_data:
-            _print(found, output)
+            _print(found, now_of(connection, target.schema), every=every)
+            if len(found) >= LIMIT:
+                say(f"no more than {LIMIT:,} are looked for at a time; there may be others", err=True)
         done: list[str] = []
         plan = Plan(place_of(connection, target.schema), Counter((one.name, one.queue) for one in chosen))
         if chosen and dry_run:
@@ -129,12 +141,27 @@ def _as_object(one: Lost) -> dict[str, Any]:
     }
 
 
-def _print(found: list[Lost], output: Output) -> None:
+def _print(found: list[Lost], now: datetime, *, every: bool) -> None:
     if not found:
         click.echo("no task is lost")
     elif sys.stdout.isatty():
-        output.rows(found, (*COLUMNS, SETTLED) if any(one.settled for one in found) else COLUMNS, _as_object)
+        silent = Column("silent for", lambda one: "" if one.heard_at is None else duration(_age(one, now) or 0), "right")
+        settled = [SETTLED] if any(one.settled for one in found) else []
+        columns = (TASK, NAME, STATE, silent, REASON, MARKED, *settled)
+        queue = Column("", lambda one: one.queue and f"in {one.queue}")
+        marked = Column("", lambda one: "marked" if one.marked else "")
+        record = Record((silent, TASK, STATE), (NAME, queue, marked), (REASON, *settled))
+        rows_or_groups(found, columns, record, partial(_as_waiting, now=now), every=every)
     else:
         for one in found:
             said = "".join(f" ({word})" for word in ("marked" if one.marked else None, one.settled and shown(one.settled)) if word)
             click.echo(f"{shown(one.task_id or one.group_id)}: {shown(one.name or '')} {shown(one.state)}: {shown(one.reason)}{said}")
+
+
+def _age(one: Lost, now: datetime) -> timedelta | None:
+    return None if one.heard_at is None else now - one.heard_at
+
+
+def _as_waiting(one: Lost, now: datetime) -> Waiting:
+    reason = f"settled: {one.reason}" if one.settled else one.reason
+    return Waiting(one.task_id or one.group_id or "", one.name, one.queue, _age(one, now), reason)

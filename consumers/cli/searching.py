@@ -16,6 +16,7 @@ from celery_journal.journal import Connection
 from celery_journal.projections.query import Q
 
 from .ids import whole_ids
+from .output import say
 
 #: A word that must not hold looks like an option: `-worker:w3`.
 _NEGATED = re.compile(r"-[A-Za-z_]+(\.[^:]*)?:", re.DOTALL)
@@ -87,7 +88,7 @@ def is_told(ctx: click.Context, *keys: str) -> bool:
 def say_doubts(words: Sequence[str]) -> None:
     """Say what may be wrong with words that have found nothing, beside what is printed."""
     for doubt in search.doubts(words, datetime.now(UTC)):
-        click.echo(doubt, err=True)
+        say(doubt, err=True)
 
 
 def words_of(ctx: click.Context) -> list[str]:

@@ -9,22 +9,24 @@ from typing import Any
 
 import click
 
+from celery_journal.consumers.alike import Waiting
 from celery_journal.consumers.stale import StaleTask, get_stale_tasks
 from celery_journal.consumers.words import duration, shown
 from celery_journal.journal import check_version
 
-from .output import Column, Output, table_options
+from .output import Column, Output, Record, table_options
 from .styles import style_of
+from .waiting import all_option, rows_or_groups
 
-COLUMNS = (
-    Column("since", lambda task: f"{task.date_created.astimezone(UTC):%Y-%m-%d %H:%M:%S}"),
-    Column("task", lambda task: task.task_id),
-    Column("name", lambda task: task.name),
-    Column("state", lambda task: task.state, style=lambda task: style_of(task.state)),
-    Column("age", lambda task: duration(task.age)),
-    Column("worker / queue", lambda task: task.worker or task.queue),
-    Column("reason", lambda task: task.reason),
-)
+TASK = Column("task", lambda task: task.task_id, whole=True)
+NAME = Column("name", lambda task: task.name, whole=True)
+STATE = Column("state", lambda task: task.state, style=lambda task: style_of(task.state))
+AGE = Column("age", lambda task: duration(task.age), "right")
+WHERE = Column("worker / queue", lambda task: task.worker or task.queue)
+REASON = Column("reason", lambda task: task.reason)
+
+COLUMNS = (TASK, NAME, STATE, AGE, WHERE, REASON)
+RECORD = Record((AGE, TASK, STATE), (NAME,), (REASON,))
 
 UNITS = ("weeks", "days", "hours", "minutes", "seconds", "microseconds")
 
@@ -39,12 +41,14 @@ def _units(command: Any) -> Any:
 @_units
 @click.option("--terminal-state", "states", multiple=True, metavar="STATE", help="Count this state as an end; may be repeated.")
 @click.option("--scheduled", is_flag=True, help="Only tasks whose eta has passed by more than that, and that have not started.")
+@all_option
 @table_options
 @click.pass_context
-def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, output: Output, **units: int | None) -> None:
+def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, every: bool, output: Output, **units: int | None) -> None:
     """List the tasks that were sent longer ago than an hour, or than you say, and have not ended. Exit code 1 if there are any.
 
-    A task with an eta counts from then on. The units are added up; ended is what Celery takes for an end, unless you say.
+    A task with an eta counts from then on. The units are added up; ended is what Celery takes for an end, unless you say. More than
+    fit on a terminal are counted by queue and reason.
 
     \b
     celery-journal stale --hours 1
@@ -65,13 +69,17 @@ def stale(ctx: click.Context, /, states: tuple[str, ...], scheduled: bool, outpu
         elif first is None:
             click.echo(f"no {'scheduled ' if scheduled else ''}task is stale: none has waited for longer than {duration(age)}")
         elif sys.stdout.isatty():
-            output.rows(tasks, COLUMNS, _as_object, title="Stale tasks")
+            rows_or_groups(tasks, COLUMNS, RECORD, _waiting, every=every)
         else:
             click.echo("Stale scheduled tasks:" if scheduled else "Stale tasks:")
             for task in tasks:
                 click.echo(f"  {task.date_created.astimezone(UTC)} - {shown(task.task_id)}: {shown(task.name or '')}")
     if first is not None:
         ctx.exit(1)
+
+
+def _waiting(task: StaleTask) -> Waiting:
+    return Waiting(task.task_id, task.name, task.queue, task.age, task.reason)
 
 
 def _as_object(task: StaleTask) -> dict[str, Any]:

@@ -12,14 +12,15 @@ import click
 from rich.console import Group
 from rich.text import Text
 
+from celery_journal.consumers.clock import now_of
 from celery_journal.consumers.spool import spool_of
 from celery_journal.consumers.status import QueueStatus, Status, queues_of, status_of
-from celery_journal.consumers.words import counted, duration, listed, moment, shown
+from celery_journal.consumers.words import counted, duration, listed, moment, short, shown
 from celery_journal.journal import check_version
 from celery_journal.journal.command import command
 from celery_journal.projections import Worker
 
-from .output import Column, Output, console, output_options, table_options
+from .output import INDENT, Column, Output, Record, console, output_options, table_options, wrapped
 from .spans import Seconds
 from .watching import keep_drawing
 
@@ -52,6 +53,22 @@ WORKERS = (
     Column("queues", lambda one: None if one.queues is None else ", ".join(one.queues)),
 )
 
+QUEUE_RECORD = Record(
+    QUEUES[:1],
+    (
+        Column("", lambda one: f"{one.waiting:,} waiting"),
+        Column("", lambda one: f"{one.running:,} running"),
+        Column("", lambda one: one.age and f"the oldest for {duration(one.age)}"),
+        Column("", lambda one: one.queue and counted(one.workers, "worker"), style=lambda one: "" if one.workers else "bold red"),
+    ),
+)
+
+WORKER_RECORD = (
+    Column("", lambda one: None if one.active is None else f"{one.active:,} running"),
+    Column("", lambda one: None if one.concurrency is None else counted(one.concurrency, "process", "processes")),
+    Column("", lambda one: None if one.queues is None else f"consumes {', '.join(one.queues)}"),
+)
+
 
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C or `q`.")
@@ -78,8 +95,7 @@ def status(ctx: click.Context, watch: bool, interval: float, output: Output) -> 
     if output.is_data:
         output.object(found.as_dict())
     else:
-        for line in _lines(found):
-            click.echo(line.plain) if not sys.stdout.isatty() else console().print(line)
+        _print(found)
     if found.problems:
         ctx.exit(1)
 
@@ -98,7 +114,7 @@ def queues(target: Any, output: Output) -> None:
     with target.connect() as connection:
         check_version(connection, target.schema)
         found = queues_of(connection, target.schema)
-    output.rows(found, QUEUES, QueueStatus.as_dict, nothing="nothing waits, and no worker tells of its queues")
+    output.rows(found, QUEUES, QueueStatus.as_dict, record=QUEUE_RECORD, nothing="nothing waits, and no worker tells of its queues")
 
 
 @click.command("workers")
@@ -114,7 +130,10 @@ def workers(target: Any, also_offline: bool, output: Output) -> None:
     with target.connect() as connection:
         check_version(connection, target.schema)
         found = [one for one in Worker.all(connection, target.schema) if also_offline or not one.offline]
-    output.rows(found, WORKERS, lambda one: {**one.as_dict(), "state": state_of(one)}, nothing="no worker has told of itself")
+        now = now_of(connection, target.schema)
+    record = Record((*WORKERS[:2], Column("", lambda one: f"heard of {short(one.last_seen, now)}")), WORKER_RECORD)
+    as_object = lambda one: {**one.as_dict(), "state": state_of(one)}  # noqa: E731
+    output.rows(found, WORKERS, as_object, record=record, nothing="no worker has told of itself")
 
 
 def _spooled(target: Any) -> dict[str, int]:
@@ -129,8 +148,27 @@ def _spooled(target: Any) -> dict[str, int]:
     return {"spooled": 0, "refused": 0}
 
 
+def _print(found: Status) -> None:
+    printer = console()
+    for line in _lines(found):
+        if not sys.stdout.isatty():
+            click.echo(line.plain)
+            continue
+        for part in _wrapped(line, printer.width):
+            printer.print(part, soft_wrap=True)
+
+
 def _drawn(found: Status) -> Group:
-    return Group(*_lines(found))
+    width = console().width
+    return Group(*(part for line in _lines(found) for part in _wrapped(line, width)))
+
+
+def _wrapped(line: Text, width: int) -> list[Text]:
+    """Return the line as lines of that width, parted between words; or its beginning, if it is to be one."""
+    if not line.no_wrap:
+        return wrapped(line, width, rest=INDENT)
+    line.truncate(width, overflow=line.overflow)
+    return [line]
 
 
 def _lines(found: Status) -> Iterator[Text]:

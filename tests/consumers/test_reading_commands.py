@@ -187,7 +187,7 @@ def test_show_tells_of_groups_chords_and_workers(log: Log, commands: Commands, e
     def text(subject: str) -> str:
         return told(commands.run("show", subject, dsn=as_url(embedded_database)))
 
-    assert re.search(r"members \(1\)\n  m  SUCCESS add", text("g"))
+    assert re.search(r"members: 1 SUCCESS\n  m  SUCCESS add", text("g"))
     assert re.search(r"chord c open\n(.*\n)*  count +1\n", text("c"))
     assert re.search(r"worker w1 alive\n(.*\n)*  queues +mail\n(.*\n)*has at the moment \(1\)\n  running  STARTED app\.send", text("w1"))
     assert "task-sent, task-forgotten" in text("gone")
@@ -594,7 +594,7 @@ def test_what_is_nested_deeply_is_cut_and_the_rest_is_shown(
     if where == "remark":
         log.tell(OperatorActed, "t", action="annotate", reason="seen", meta=deep)
 
-    shown, as_data = (commands.run("show", "t", *form, dsn=as_url(embedded_database)) for form in ([], ["--json"]))
+    shown, as_data = (commands.run("show", "t", form, dsn=as_url(embedded_database)) for form in ("--full", "--json"))
     history = commands.run("history", "t", dsn=as_url(embedded_database))
 
     assert (shown.code, shown.err, as_data.code, history.code) == (0, "", 0, 0)
@@ -603,7 +603,7 @@ def test_what_is_nested_deeply_is_cut_and_the_rest_is_shown(
     assert json.loads(as_data.out)["task"]["status"] == "SUCCESS"
     if where == "result" and depth < 1000:
         assert shown.out.count('"a": {') == DEEPEST - 1
-        assert '"a": "\\u2026"' in shown.out
+        assert '"a": "…"' in shown.out
 
 
 def test_a_task_is_not_its_own_parent(commands: Commands, log: Log, embedded_database: str) -> None:
