@@ -208,12 +208,12 @@ def test_who_counts_lines_in_a_pipe_is_told_that_there_are_more(commands: Comman
     ids=lambda path: path[0],
 )
 def test_a_narrow_terminal_is_not_overrun(path: list[str], columns: int, commands: Commands, many_tasks: str) -> None:
-    """No line is longer than the terminal, and what the line is about is there."""
+    """No line is longer than the terminal, unless it is one word, such as a path: that is never broken."""
     ended = commands.run(*path, dsn=many_tasks, terminal=True, COLUMNS=str(columns))
 
     is_told(ended, 0, 1)
-    lines = [line for line in ended.text.splitlines() if not line.startswith(("there are more", "attempt", "no task", "there is no"))]
-    assert not [line for line in lines if len(line) > columns]
+    lines = [line for line in ended.text.splitlines() if not line.startswith(("no task", "there is no"))]
+    assert not [line for line in lines if len(line) > columns and " " in line.strip()]
 
 
 def test_a_narrow_terminal_shows_names_and_whole_numbers(commands: Commands, many_tasks: str) -> None:
