@@ -23,8 +23,8 @@ from .words import counted, duration, listed
 #: Tasks of each queue among which the oldest that is due is looked for: those before it have an eta.
 LOOKED_AT = 20
 
-#: Seconds for which failures count.
-HOUR = 3600.0
+#: For how long failures count.
+HOUR = timedelta(hours=1)
 
 #: The most that is looked at of what is lost and stuck.
 LIMIT = 1000
@@ -184,9 +184,10 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
 
     at = now_of(connection, schema)
     lost = {row["task_id"]: row["reason"] for row in rows("lost", limit=LIMIT)}
-    failed = [row["task_id"] for row in rows("failed", seconds=HOUR, limit=FAILURES)]
+    since = at - HOUR
+    failed = [row["task_id"] for row in rows("failed", since=since, limit=FAILURES)]
     settled = list(settled_in(connection, [*lost, *failed], schema))
-    (ended,) = rows("ended", seconds=HOUR, settled=settled)
+    (ended,) = rows("ended", since=since, settled=settled)
     oldest = next(iter(rows("oldest transactions", "doctor.sql")), None)
     return Status(
         at,
@@ -198,7 +199,7 @@ def status_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA, *, spool
         ended["ended"],
         ended["failed"],
         ended["settled"],
-        error_groups(connection, at - timedelta(seconds=HOUR), at, ~Q(task_id__in=settled), schema),
+        error_groups(connection, since, at, ~Q(task_id__in=settled), schema),
         (oldest["who"] or "somebody", oldest["age"]) if oldest and oldest["age"] and oldest["age"] >= LONG else None,
         spooled,
         refused,

@@ -39,18 +39,17 @@ select coalesce(t.queue, c.queue) as queue, coalesce(t.waiting, 0) as waiting, c
  order by coalesce(c.workers, 0) > 0, d.age desc nulls last, 1
 
 -- name: ended
--- What ended in the last seconds, how much of it failed, and how much of that is settled. By the moment of the statement, which is one for all
--- rows: an index can be asked for it.
+-- What ended since then, how much of it failed, and how much of that is settled.
 select count(*) as ended, count(*) filter (where t.status = 'FAILURE' and t.task_id <> all(%(settled)s)) as failed,
        count(*) filter (where t.status = 'FAILURE' and t.task_id = any(%(settled)s)) as settled
   from celery_journal.task_result t
- where t.date_done > statement_timestamp() - %(seconds)s * interval '1 second'
+ where t.date_done > %(since)s
 
 -- name: failed
--- What failed in the last seconds, the newest first.
+-- What failed since then, the newest first.
 select t.task_id
   from celery_journal.task_result t
- where t.status = 'FAILURE' and t.date_done > statement_timestamp() - %(seconds)s * interval '1 second'
+ where t.status = 'FAILURE' and t.date_done > %(since)s
  order by t.date_done desc
  limit %(limit)s
 
