@@ -140,6 +140,34 @@ def _task_result(facts: Sequence[Fact]) -> Row:
         "date_sent": max((fact.event.occurred_at for fact in facts if fact.event.kind == "task-sent"), default=None),
         "recorded_at": max(fact.recorded_at for fact in facts),
         "lost_reason": _text(news, "reason") or "" if lost else None,
+        **_doubled(facts, outcome, first_start, last_attempt, is_restarted=len(starts) > 1),
+    }
+
+
+def _doubled(
+    facts: Sequence[Fact], outcome: Fact, first_start: datetime | None, last_attempt: int | None, *, is_restarted: bool
+) -> dict[str, Any]:
+    """How often it was started, and whether one run began while another was at work, that had not sent it."""
+    told: dict[tuple[int, str], list[Fact]] = defaultdict(list)
+    for fact in _about_runs(facts):
+        told[fact.event.attempt, _run_name(fact)].append(fact)
+    began = {key: moment for key, about in told.items() if (moment := _start_of(about)) is not None}
+    overlaps = False
+    for (attempt, run), start in began.items():
+        ends = [fact for fact in told[attempt, run] if fact.event.kind in ENDS_A_RUN]
+        if ends:
+            end = max(ends, key=_end_of_a_run)
+            sent = {"RETRY": attempt + 1, "REPLACED": attempt}.get(_text(end, "state") or "")
+            others = [(key[0], moment) for key, moment in began.items() if key != (attempt, run)]
+            overlaps |= any(start <= moment < end.event.occurred_at and number != sent for number, moment in others)
+    again = outcome.event.attempt > 0 or (last_attempt or 0) > 0 or is_restarted
+    took = outcome.event.occurred_at - first_start if outcome.event.kind in ENDS_A_TASK and first_start else None
+    odd = is_restarted or (last_attempt is not None and last_attempt > outcome.event.attempt)
+    return {
+        "runs": len(began),
+        "overlap": again and overlaps,
+        "ran_again": again,
+        "ran_long": odd or (None if took is None else took >= timedelta(seconds=10)),
     }
 
 
