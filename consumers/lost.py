@@ -21,6 +21,7 @@ from celery_journal.journal.codec import escape
 from celery_journal.journal.events import Event, TaskLost
 from celery_journal.journal.faults import is_outage
 
+from .clock import now_of
 from .neversent import NeverSent, never_sent
 from .redelivery import Held
 from .request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD
@@ -181,7 +182,7 @@ def _mark(connection: Connection, lost: Sequence[Lost], journal: Journal, emitte
     marked = _append(connection, lost, journal, emitter, source)
     if not marked:
         return []
-    (now,) = connection.execute(sql.query("lost.sql", "now", journal.schema)).fetchone() or (None,)
+    now = now_of(connection, journal.schema)
     return [replace(one, marked=True, recorded_at=now) for one in marked]
 
 

@@ -335,9 +335,6 @@ select r.task_id, r.worker, r.queue
             when 'RECEIVED' then w.alive is not true or w.online_since > r.recorded_at
             when 'STARTED' then m.said = %(late)s and (w.alive is not true or w.online_since > r.recorded_at) end
 
--- name: now
-select clock_timestamp()
-
 -- name: still open
 -- Those of which nothing was heard since they were found.
 select t.task_id

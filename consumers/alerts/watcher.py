@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import psycopg
 from psycopg import errors
 
-from celery_journal import sql
+from celery_journal.consumers.clock import now_of
 from celery_journal.consumers.tail import Tail
 from celery_journal.consumers.words import duration, first_line, shown
 from celery_journal.journal import Connection, LocksHeld, RightsMissing, Subscription, role_name
@@ -152,7 +152,7 @@ class Watcher:
         episodes, watch = self._episodes, self.subscription.name
         if time.monotonic() < self._settled_at:
             return episodes
-        ((now,),) = connection.execute(sql.query("status.sql", "now")).fetchall()
+        now = now_of(connection, self.subscription.journal.schema)
         if self.queues is not None:
             episodes = episodes.seen("queue-age", self.queues.look(connection), now, watch)
         if self.workers is not None:

@@ -84,6 +84,10 @@ def test_a_task_that_ran_shows_all_that_is_known_of_it(spec: Spec) -> None:
         "date_sent": at(0),
         "recorded_at": read_log(spec.connection)[-1].recorded_at,
         "lost_reason": None,
+        "runs": 1,
+        "overlap": False,
+        "ran_again": False,
+        "ran_long": False,
     }
 
 
