@@ -37,4 +37,5 @@ def with_settlement(connection: Connection, tasks: Iterable[TaskResult], schema:
     rest = iter(tasks)
     while page := list(itertools.islice(rest, PAGE)):
         why = settled_in(connection, [task.task_id for task in page if task.status != states.SUCCESS], schema)
-        yield from (ListedTask(**dict(task), settled=why.get(task.task_id)) for task in page)
+        # As they are: what was read has been looked at once.
+        yield from (ListedTask.model_construct(task.model_fields_set, **vars(task), settled=why.get(task.task_id)) for task in page)

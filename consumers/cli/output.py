@@ -123,7 +123,8 @@ class Record:
     def of(cls, columns: Sequence[Column]) -> Record:
         """Return how the rows of any table are told: what stands in its first column, and the rest with its headings."""
         numbers, texts = ([one for one in columns[1:] if (one.justify == "right") is is_number] for is_number in (True, False))
-        return cls(columns[:1], prose=[Column("", partial(_labelled, part)) for part in (numbers, *([one] for one in texts))])
+        name = columns[0] if columns[0].style else replace(columns[0], style=lambda _row: "bold")
+        return cls([name], prose=[Column("", partial(_labelled, part)) for part in (numbers, *([one] for one in texts))])
 
 
 def _labelled(columns: Sequence[Column], row: object) -> str:

@@ -320,7 +320,7 @@ def test_an_output_that_takes_no_more_is_no_traceback(path: str, redirection: st
         env={**os.environ, "CELERY_JOURNAL_DSN": many_tasks},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
