@@ -93,6 +93,7 @@ def new_database(server: str) -> Iterator[str]:
     name = f"journal_{uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"create database {name}".encode())
+        connection.execute(f"alter database {name} set jit = off".encode())  # as our own sessions have it
     try:
         yield psycopg.conninfo.make_conninfo(server, dbname=name)
     finally:
