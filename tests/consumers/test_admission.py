@@ -90,7 +90,7 @@ def test_a_worker_that_may_not_use_the_journal_does_not_start(
 
 
 #: What the writer's role may besides, which is no business of a worker: subscriptions, imports, and what people ask.
-NOT_OF_WORKERS = {"subscription", "create_past_partitions", "marked", "role_name"}
+NOT_OF_WORKERS = {"subscription", "create_past_partitions", "marked", "replayed", "settled", "role_name"}
 
 GRANTED = b"""
 select c.relname, format('%%s on %%s', g.privilege_type, c.oid::regclass)
