@@ -121,7 +121,6 @@ def find_lost(
 
         # A sweep only marks, and must not lock all of the log to find out what people have said of that; who reads is told what is settled.
         settle = list[Lost] if unmarked else partial(_settled, connection, schema)
-        rows("plan")
         (oldest,) = rows("oldest")
         marked = _paged(search_marked, settle, limit)
         found = _paged(search, settle, limit)

@@ -225,18 +225,9 @@ class Spool:
         if not self.path.exists():
             yield True
             return
-        # A POSIX lock: a child that is forked meanwhile does not have it.
         self._check()
-        descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(descriptor)
+        with locked(self.path.with_suffix(".lock")) as is_ours:
+            yield is_ours
 
     def _is_full(self, facts: Sequence[bytes]) -> bool:
         """Return whether it is our limit that is reached, and not the end of the disk."""
@@ -287,6 +278,22 @@ class Spool:
         finally:
             for file in self.path.parent.glob(f"{new.name}*"):
                 file.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Whether, in this block, the file is locked for this process alone; one that dies lets go of it."""
+    # A POSIX lock: a child that is forked meanwhile does not have it.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _check_ours(path: Path, found: os.stat_result) -> None:

@@ -170,8 +170,7 @@ def is_late(worker: Worker, now: datetime) -> bool:
 
 def queues_of(connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> list[QueueStatus]:
     """Return the queues in which something waits or runs, or that a live worker consumes: first those that nobody consumes."""
-    with connection.transaction(), connection.cursor(row_factory=class_row(QueueStatus)) as cursor:
-        cursor.execute(sql.query("status.sql", "plan", schema))
+    with connection.cursor(row_factory=class_row(QueueStatus)) as cursor:
         return cursor.execute(sql.query("status.sql", "queues", schema), {"looked_at": LOOKED_AT}).fetchall()
 
 

@@ -55,15 +55,13 @@ class Unlike:
 
 def find_unregistered(connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> list[Unregistered]:
     """Return what waits, and is due, under names that no live worker of its queue has registered, the longest first."""
-    with connection.transaction(), connection.cursor(row_factory=class_row(Unregistered)) as cursor:
-        cursor.execute(sql.query("status.sql", "plan", schema))
+    with connection.cursor(row_factory=class_row(Unregistered)) as cursor:
         return cursor.execute(sql.query("unregistered.sql", "waiting", schema), {"looked_at": LOOKED_AT}).fetchall()
 
 
 def find_unlike(connection: Connection, schema: str = sql.DEFAULT_SCHEMA) -> list[Unlike]:
     """Return the names of the tasks that were sent last which not all live workers of their queues have registered."""
-    with connection.transaction(), connection.cursor(row_factory=class_row(Unlike)) as cursor:
-        cursor.execute(sql.query("status.sql", "plan", schema))
+    with connection.cursor(row_factory=class_row(Unlike)) as cursor:
         return cursor.execute(sql.query("unregistered.sql", "unlike", schema)).fetchall()
 
 

@@ -23,8 +23,8 @@ R = TypeVar("R")
 _BEGIN, _TELL, _COMMIT = (sql.query("schema.sql", name) for name in ("begin", "tell session", "commit"))
 
 #: What a session of ours is told, whatever server, database and role have it otherwise: nothing of what anybody has planted in other
-#: schemas is found, values are written as psycopg and the folds read them, and no plan is compiled: for the view of the runs that takes
-#: seconds where the server can, and what we ask for is there in milliseconds.
+#: schemas is found, values are written as psycopg and the folds read them, and no plan is compiled, which would take longer than what we
+#: ask for.
 SESSION = {
     "search_path": "pg_catalog,pg_temp",
     "datestyle": "ISO,YMD",

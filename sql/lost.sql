@@ -10,10 +10,6 @@ select pg_try_advisory_xact_lock(hashtextextended('celery_journal.lost', 0))
 -- name: begin sweep
 select celery_journal.begin_lost_sweep(%(claimant)s, %(pause)s * interval '1 second')
 
--- name: plan
--- The planner takes this for long and would compile it, which takes longer than it runs.
-select set_config('jit', 'off', true)
-
 -- name: oldest
 -- Before it nothing in the log is looked at: a day before the oldest task that has neither ended nor been marked, and the oldest chord
 -- that waits.

@@ -1,9 +1,5 @@
 -- What is broken now: read from the views alone, so that it costs the same however long the log is.
 
--- name: plan
--- The planner takes these for long and would compile them, which takes longer than they run.
-select set_config('jit', 'off', true)
-
 -- name: queues
 -- Of each queue that has a task which has not ended, or a live worker: what waits and runs, since when the oldest should have been
 -- taken, and how many live workers consume it. A task with an eta waits from then on: the first of each queue are looked at for one.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from celery_journal.consumers.spool import Spool
+from celery_journal.consumers.spool import Spool, locked
 
 from .episodes import Episodes
 
@@ -32,16 +31,8 @@ class Note:
         if not self.path.parent.exists():  # nor was anything ever spooled
             yield False
             return
-        lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(lock)
+        with locked(self.path.with_suffix(".lock")) as is_ours:
+            yield is_ours
 
     def read(self) -> Episodes:
         """Return what is remembered. Raises OSError where that cannot be known, or was written by somebody else."""

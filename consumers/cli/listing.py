@@ -71,6 +71,10 @@ COLUMNS = (ENDED, TASK, NAME, ARGUMENTS, STATE, TOOK, WORKER, ERROR)
 WIDE = 140
 
 
+def _record(now: datetime) -> Record:
+    return Record((Column("", partial(_short, now)), TASK, STATE), (NAME, ERROR, Column("", _ran), WORKER, ARGUMENTS))
+
+
 #: The fields that these columns need.
 READ = (
     "task_id",
@@ -126,8 +130,7 @@ def listing(ctx: click.Context, condition: Q, limit: int, order: str | None, out
         rows: Any = with_settlement(connection, under_first_names(connection, tasks, target.schema), target.schema)
         is_wide = not sys.stdout.isatty() or console().width >= WIDE
         columns = [column for column in COLUMNS if is_wide or column not in (TOOK, WORKER)]
-        short_date = partial(_short, now_of(connection, target.schema))
-        record = Record((Column("", short_date), TASK, STATE), (NAME, ERROR, Column("", _ran), WORKER, ARGUMENTS))
+        record = _record(now_of(connection, target.schema)) if sys.stdout.isatty() else None
         with closing(rows):  # before its connection: it may not have been read to its end
             printed = output.rows(
                 itertools.islice(rows, limit) if limit else rows, columns, task_object, record=record, nothing="no task is like that"

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -18,8 +18,7 @@ from celery_journal.journal.command import command
 from celery_journal.journal.dsn import masked
 from celery_journal.projections import TaskResult
 
-#: Ids that are looked up at once.
-BATCH = 1000
+from .choosing import BATCH
 
 #: Names and queues that are told one by one.
 TOLD = 12
@@ -34,7 +33,7 @@ class Plan:
 
     database: str
     #: How many there are of each name and queue; either may be unknown.
-    tasks: Mapping[tuple[str | None, str | None], int] = field(default_factory=dict)
+    tasks: Mapping[tuple[str | None, str | None], int]
     broker: str | None = None
 
     def lines(self) -> Iterator[str]:

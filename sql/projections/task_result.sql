@@ -437,10 +437,12 @@ select a.task_id,
        cross join lateral (
            select case when s.date_sent is null then a.sendings else s.sendings end as sendings,
                   least(a.date_received, a.date_started, a.date_done) as began) b
-       cross join lateral (  -- most were sent once; by a clock that is ahead of the worker's, the first is none before it
+       -- Most were sent once; by a clock that is ahead of the worker's, the first is none before it. Once a row, by
+       -- offset 0: else the planner writes it out wherever something depends on it, a hundred times.
+       cross join lateral (
            select case when b.sendings is not null
                        then coalesce((select max(i) from generate_subscripts(b.sendings, 1) i
-                                       where b.began is null or b.sendings[i][1] <= b.began), 1) end as i) p
+                                       where b.began is null or b.sendings[i][1] <= b.began), 1) end as i offset 0) p
        cross join lateral (  -- nothing is counted from a time beyond all times
            select q.*,
                   isfinite(a.date_started) and isfinite(a.started_recorded_at) and isfinite(q.sent)

@@ -25,7 +25,7 @@ from celery_journal.consumers.sweeping import LostSweep
 from celery_journal.journal import Connection, RightsMissing, migrate, role_name, roles_script
 from celery_journal.journal.events import ChordPartReturned, ChordStarted
 from celery_journal.projections import TaskResult, rebuild, verify
-from tests.conftest import LOCAL_SERVER
+from tests.conftest import new_database
 from tests.roles import KINDS, with_roles
 
 from .conftest import NewApp
@@ -309,12 +309,16 @@ def test_a_task_that_is_forgotten_by_the_writer_can_be_seen_again(roles: str, wr
     assert backend.get_state("t") == "SUCCESS"
 
 
-def test_members_of_the_roles_of_earlier_versions_have_those_of_this_journal(server: str, empty_database: str) -> None:
+@pytest.fixture
+def of_our_own_server(embedded_server: str) -> Iterator[str]:
+    """An empty database, and roles that nobody else has: they are those of a whole server."""
+    yield from new_database(embedded_server)
+
+
+def test_members_of_the_roles_of_earlier_versions_have_those_of_this_journal(of_our_own_server: str) -> None:
     """Those had fixed names, one set a server: their rights on this journal end, and what they gave goes on."""
-    if server == LOCAL_SERVER:
-        pytest.skip("the fixed names are of a whole server, and that one is shared")
     old = [f"celery_journal_{kind}" for kind in ("owner", "writer", "reader")]
-    with psycopg.connect(empty_database, autocommit=True) as connection:
+    with psycopg.connect(of_our_own_server, autocommit=True) as connection:
         migrate(connection)
         for role in old:
             connection.execute(f"create role {role}".encode())
@@ -328,7 +332,7 @@ def test_members_of_the_roles_of_earlier_versions_have_those_of_this_journal(ser
 
             rights = b"select has_schema_privilege('celery_journal_writer', 'celery_journal', 'usage')"
             assert connection.execute(rights).fetchone() == (False,)
-            with psycopg.connect(make_conninfo(empty_database, user="some_old"), autocommit=True) as writer:
+            with psycopg.connect(make_conninfo(of_our_own_server, user="some_old"), autocommit=True) as writer:
                 query = b"select has_column_privilege('celery_journal.event', c, 'insert') from unnest(array['stream', 'position']) c"
                 assert writer.execute(query).fetchall() == [(True,), (False,)]
         finally:

@@ -128,13 +128,12 @@ def test_a_serializer_that_is_not_accepted_is_refused(make_app: NewApp) -> None:
         reader.AsyncResult("a").get(timeout=10)
 
 
-@pytest.mark.skipif(not hasattr(base, "compress_payload"), reason="Celery before 5.7 compresses no results")
 def test_a_compressed_result_is_read(make_app: NewApp, dsn: str) -> None:
-    """result_compression (Celery 5.7) is honoured; whoever reads needs no setting."""
+    """result_compression is honoured where Celery knows it, from 5.7 on; whoever reads needs no setting."""
     make_app(result_compression="gzip").backend.store_result("a", "x" * 10_000, "SUCCESS")
 
     assert make_app().AsyncResult("a").result == "x" * 10_000
-    assert len(row(dsn, "a").result or b"") < 1000
+    assert (len(row(dsn, "a").result or b"") < 1000) is hasattr(base, "compress_payload")
 
 
 def test_a_result_that_is_a_result_comes_back_as_its_tuple(app: Celery, backend: JournalBackend) -> None:
