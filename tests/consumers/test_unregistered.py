@@ -85,7 +85,7 @@ def test_a_task_that_waits_for_workers_that_do_not_know_it_says_so(worker: Worke
     assert counted in [one.partition(" (")[0] for one in problems]
     with pytest.raises(NotRegistered):
         result.get(timeout=PATIENCE)
-    assert "It has failed with NotRegistered: scene.unheard_of on " in told(worker, result.id)
+    until(lambda: f"It has failed with NotRegistered: scene.unheard_of on {name} at " in told(worker, result.id))  # said after
     assert lacks in told(worker, result.id)
 
 
