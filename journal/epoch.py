@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from psycopg.pq import TransactionStatus
 from celery_journal import sql
 
 from .errors import LogRestored
+from .waiting import JITTER
 
 Connection = psycopg.Connection[Any]
 
@@ -53,7 +53,7 @@ def _begin_epoch(connection: Connection, schema: str) -> None:
         except errors.LockNotAvailable as exc:
             if not is_alone or time.monotonic() > deadline:
                 raise LogRestored(schema, "somebody writes to it for long") from exc
-            time.sleep(random.uniform(0, 0.5))  # noqa: S311  those who wait for us go first
+            time.sleep(JITTER.uniform(0, 0.5))  # those who wait for us go first
         except (errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege) as exc:
             raise LogRestored(schema, str(exc).partition("\n")[0]) from exc
         else:

@@ -22,6 +22,9 @@ Say = Callable[[str], object]
 #: Seconds: how long is waited in all, before the first word, and between two of them.
 PATIENCE, FIRST_WORD, NEXT_WORD = 600.0, 1.0, 15.0
 
+#: Spreads those who try again. Not the numbers of `random`: an application may have seeded them, and forked processes would share ours.
+JITTER = random.SystemRandom()
+
 #: Seconds between two attempts to get a lock: at first, and after many.
 SHORTEST, LONGEST = 0.05, 1.0
 
@@ -44,7 +47,7 @@ class Wait:
         if self._say is not None and now >= self._next_word:
             self._say(f"{self._what} waits for {self.whom()}")
             self._next_word = now + NEXT_WORD
-        time.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter, no secret
+        time.sleep(self._pause * JITTER.uniform(0.5, 1.0))
         self._pause = min(self._pause * 1.5, LONGEST)
         return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from celery_journal.consumers.words import first_line
 from celery_journal.journal import Connection, Connections, DatabaseError, DatabaseUnreachable, SchemaError, check_version, connect, migrate
 from celery_journal.journal.answering import remaining, within
 from celery_journal.journal.faults import is_outage, is_transient
+from celery_journal.journal.waiting import JITTER
 
 from .process import in_worker
 
@@ -176,7 +176,7 @@ class Database:
                 if not is_transient(exc) and not isinstance(exc, JournalUnavailable):
                     raise
                 attempt += 1
-                pause = random.uniform(0, min(0.05 * 2**attempt, 2.0)) if attempt > 1 else 0.0  # noqa: S311  jitter, no secret
+                pause = JITTER.uniform(0, min(0.05 * 2**attempt, 2.0)) if attempt > 1 else 0.0
                 if time.monotonic() + pause > deadline:
                     if isinstance(exc, JournalUnavailable):
                         raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from celery_journal.journal import EVERYTHING, CannotListen, Listener, token
+from celery_journal.journal.waiting import JITTER
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Ear:
                 failures += 1
                 log = logger.warning if failures == 1 else logger.debug
                 log("results are polled until the connection that hears of them is back: %s", str(exc).partition("\n")[0])
-                time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**failures, 10.0))  # noqa: S311  jitter, no secret
+                time.sleep(JITTER.uniform(0.5, 1.0) * min(0.1 * 2**failures, 10.0))
 
     def _is_needed(self) -> bool:
         """Return whether to go on; if not, this thread has ended, and the next waiter starts another."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -25,6 +24,7 @@ from celery_journal.consumers.spool import Spool, SpoolFailed, SpoolFull, packed
 from celery_journal.journal import Connection, Journal, check_version
 from celery_journal.journal.events import Event
 from celery_journal.journal.faults import is_outage
+from celery_journal.journal.waiting import JITTER
 
 from .connection import Database, JournalUnavailable, one_try
 
@@ -227,7 +227,7 @@ class Drainer(threading.Thread):
     def run(self) -> None:
         """Drain until nothing is left."""
         outage, pause = self._outage, PROBE_INTERVAL
-        while not self._stopped.wait(pause * random.uniform(1.0, 1.2)):  # noqa: S311  no secret: a worker has many processes
+        while not self._stopped.wait(pause * JITTER.uniform(1.0, 1.2)):  # a worker has many processes
             pause = PROBE_INTERVAL
             try:
                 if (drained := outage.turn()) and (drained.recorded or drained.refused):
