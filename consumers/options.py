@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
 from celery_journal.journal.constraints import MAX_ID_BYTES
 from celery_journal.journal.dsn import SECRETS, parts_of
-from celery_journal.journal.errors import DsnUnreadable
+from celery_journal.journal.errors import DsnUnreadable, JournalError
 from celery_journal.sql import DEFAULT_SCHEMA, check_schema_name
 
 from .environment import PREFIX, warn_of_unknown_variables
@@ -58,7 +58,7 @@ def _keys_in(path: object) -> object:
     return keys
 
 
-class InvalidOption(ValueError):
+class InvalidOption(JournalError, ValueError):
     """An option is unknown or has no usable value; the text is one sentence that says which."""
 
 

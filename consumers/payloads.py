@@ -14,6 +14,8 @@ from kombu import compression
 from kombu.exceptions import DecodeError
 from kombu.serialization import loads, registry
 
+from celery_journal.journal.errors import JournalError
+
 try:
     from celery.backends.base import COMPRESSED_PAYLOAD_MAGIC
 except ImportError:  # Celery before 5.7 compresses no results
@@ -34,7 +36,7 @@ _DICTIONARY = 256 << 20
 _PIECE = 64
 
 
-class TooLarge(DecodeError):
+class TooLarge(JournalError, DecodeError):
     """What was compressed is larger than the limit."""
 
 

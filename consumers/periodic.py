@@ -7,8 +7,10 @@ from typing import Any
 from celery import Celery
 from celery.beat import PersistentScheduler, ScheduleEntry, Scheduler, Service
 
+from celery_journal.journal.errors import JournalError
 
-class UnknownScheduler(ValueError):
+
+class UnknownScheduler(JournalError, ValueError):
     """What the app's beat_scheduler names cannot be used."""
 
 

@@ -22,6 +22,7 @@ from uuid import UUID
 from celery import states
 
 from celery_journal.consumers.words import shown
+from celery_journal.journal.errors import JournalError
 from celery_journal.projections.lookups import at, is_place
 from celery_journal.projections.query import Q
 
@@ -71,7 +72,7 @@ _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:w|d|h|min|ms|m|s))+")
 _PART_OF_SPAN = re.compile(r"(\d+(?:\.\d+)?)(w|d|h|min|ms|m|s)")
 
 
-class BadQuery(ValueError):
+class BadQuery(JournalError, ValueError):
     """A word that means nothing, in one sentence that says what does; fit for a terminal."""
 
     def __init__(self, sentence: str) -> None:

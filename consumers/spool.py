@@ -27,6 +27,7 @@ from celery_journal.journal import redact
 from celery_journal.journal.codec import COLUMNS, DEFAULT_MAX_PAYLOAD_BYTES, encode, event_of, pack, unpack
 from celery_journal.journal.constraints import MAX_ID_BYTES
 from celery_journal.journal.dsn import parts_of
+from celery_journal.journal.errors import JournalError
 from celery_journal.journal.events import Event
 
 DEFAULT_MAX_BYTES = 1 << 30
@@ -49,7 +50,7 @@ _mutex = threading.RLock()
 os.register_at_fork(before=_mutex.acquire, after_in_parent=_mutex.release, after_in_child=_mutex.release)
 
 
-class SpoolFailed(Exception):
+class SpoolFailed(JournalError):
     """The spool did not take the fact; the text is one sentence that says why."""
 
 

@@ -7,7 +7,10 @@ JournalError
 │   └── IdTooLong             the id that it is about is
 ├── CheckpointRefused    a subscription is another login's
 ├── LocksHeld            somebody holds what is needed, and does not let go
+│   └── RebuildBlocked        the views cannot be rebuilt here, or not now
+├── VerifyRefused        the views cannot be verified here
 ├── DatabaseError
+│   ├── CannotListen          nothing can be heard on that connection
 │   ├── DsnUnreadable         the connection string is none
 │   ├── DatabaseUnreachable   no server answers at that address
 │   ├── LoginRefused          the server answers and does not let us in
@@ -19,6 +22,9 @@ JournalError
     ├── SchemaTooNew     the journal is newer than this package
     ├── LogRestored      the log comes from another cluster, and does not count on yet
     └── WrongEncoding    the database is not in UTF8
+
+What the views and the consumers raise is of this tree too, and where Celery or Python has a class for it, of that one: RowDoesNotExist is a
+LookupError, JournalUnavailable a celery.exceptions.BackendError. `celery_journal` itself has all that users meet.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from celery_journal.journal.errors import JournalError
+
 Type = Literal["text", "integer", "boolean", "moment", "interval", "bytes", "json", "texts"]
 
 _ORDERED = ("exact", "in", "gt", "gte", "lt", "lte", "isnull")
@@ -28,7 +30,7 @@ LOOKUPS: dict[Type, tuple[str, ...]] = {
 _ALL_LOOKUPS = frozenset(lookup for lookups in LOOKUPS.values() for lookup in lookups)
 
 
-class FieldError(ValueError):
+class FieldError(JournalError, ValueError):
     """A field, or a lookup of one, does not exist; or it does not take that value."""
 
 

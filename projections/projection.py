@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from celery_journal import sql
 from celery_journal.journal.codec import escape
+from celery_journal.journal.errors import JournalError
 from celery_journal.sql.fold import PROJECTIONS
 
 Connection = psycopg.Connection[Any]
@@ -18,7 +19,7 @@ Connection = psycopg.Connection[Any]
 __all__ = ["PROJECTIONS", "Connection", "NoJournal", "Row", "RowDoesNotExist", "SeveralRows"]
 
 
-class NoJournal(RuntimeError):
+class NoJournal(JournalError, RuntimeError):
     """No journal is named, and none can be found."""
 
     def __init__(
@@ -27,11 +28,11 @@ class NoJournal(RuntimeError):
         super().__init__(text)
 
 
-class RowDoesNotExist(LookupError):
+class RowDoesNotExist(JournalError, LookupError):
     """The view has no row of that key."""
 
 
-class SeveralRows(LookupError):
+class SeveralRows(JournalError, LookupError):
     """The view has more than one such row."""
 
 

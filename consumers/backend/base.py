@@ -19,6 +19,7 @@ from celery_journal.journal import Connection, DsnUnreadable, Emitter, IdTooLong
 from celery_journal.journal import events as kinds
 from celery_journal.journal.codec import check_length
 from celery_journal.journal.dsn import SECRETS, parts_of, without_secrets
+from celery_journal.journal.errors import JournalError
 from celery_journal.journal.faults import is_outage
 
 from .adatabase import AsyncDatabase
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=kinds.Event)
 
 
-class ResultTooLarge(EncodeError):
+class ResultTooLarge(JournalError, EncodeError):
     """A result is above max_payload_bytes. Celery makes the task a FAILURE with this error."""
 
 

@@ -21,6 +21,7 @@ from celery_journal.consumers.options import Options
 from celery_journal.consumers.words import first_line
 from celery_journal.journal import Connection, Connections, DatabaseError, DatabaseUnreachable, SchemaError, check_version, connect, migrate
 from celery_journal.journal.answering import remaining, within
+from celery_journal.journal.errors import JournalError
 from celery_journal.journal.faults import is_outage, is_transient
 from celery_journal.journal.waiting import JITTER
 
@@ -40,7 +41,7 @@ REPLICA_PAUSE = 30.0
 one_try: ContextVar[bool] = ContextVar("one_try", default=False)
 
 
-class JournalUnavailable(BackendError):
+class JournalUnavailable(JournalError, BackendError):
     """The database of the journal cannot be reached at the moment. Nothing was stored, and trying again may help."""
 
 

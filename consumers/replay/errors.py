@@ -13,9 +13,10 @@ ReplayError
 from __future__ import annotations
 
 from celery_journal.consumers.words import shown
+from celery_journal.journal.errors import JournalError
 
 
-class ReplayError(Exception):
+class ReplayError(JournalError):
     """Something is wrong with a replay; the text is one sentence, fit for a terminal."""
 
     def __init__(self, sentence: str) -> None:

@@ -14,6 +14,7 @@ from celery_journal.consumers.words import first_line, shown
 from celery_journal.journal import wanted_version
 from celery_journal.journal.codec import Row, check_types
 from celery_journal.journal.command import command
+from celery_journal.journal.errors import JournalError
 
 from .forms import FORMS, Form
 
@@ -23,7 +24,7 @@ VERSION = 1
 _NAME = "celery-journal"
 
 
-class BrokenFile(ValueError):
+class BrokenFile(JournalError, ValueError):
     """The file is no whole export; the text is one sentence that says where, and what to do."""
 
 

@@ -16,6 +16,7 @@ from celery_journal.consumers.payloads import opened
 from celery_journal.consumers.request import as_bytes
 from celery_journal.journal.codec import DEFAULT_MAX_PAYLOAD_BYTES
 from celery_journal.journal.emitter import identify
+from celery_journal.journal.errors import JournalError
 from celery_journal.journal.events import KIND_OF_STATE, Encoded, Event, GroupSaved, TaskEvent, TaskProgress, TaskSent, TaskStarted
 from celery_journal.projections.storing import members_of
 
@@ -26,7 +27,7 @@ NOT_OURS = "it is not what Celery stores: {}"
 OPEN_CHORD = "its chord is open; let the old workers end it before they stop, or its body is never sent"
 
 
-class ForeignError(ValueError):
+class ForeignError(JournalError, ValueError):
     """The other result backend cannot be read; the text is one sentence that says why, and what to do."""
 
 
