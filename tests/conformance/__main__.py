@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from shutil import get_terminal_size
@@ -42,11 +43,11 @@ def main(arguments: list[str]) -> int:
     console = Console(soft_wrap=True, highlight=False, width=max(100, get_terminal_size().columns))
 
     BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="celery-journal-conformance-") as folder:
+    with tempfile.TemporaryDirectory(prefix="celery-journal-conformance-") as folder, ExitStack() as stack:
         try:
             suite = unpack(fetch(version("celery"), BUILD), version("celery"), Path(folder) / "suite")
             modules = _chosen(suite, given.modules, given.left_out)
-            services.require_redis()
+            stack.enter_context(services.redis_of_the_suite())
         except (services.NotRun, SuiteMissing) as exc:
             console.print(f"not run: {exc}", markup=False)
             return 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 import psycopg
 import redis
@@ -13,6 +15,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from celery_journal.consumers import embedded
+from celery_journal.consumers.spool import locked
 from celery_journal.journal import migrate
 from tests.conftest import LOCAL_SERVER, answers, new_database
 from tests.consumers.scene import url_of
@@ -63,12 +66,20 @@ def backend(name: Backend, folder: Path) -> Iterator[Service]:
         embedded.leave(folder)
 
 
-def require_redis() -> None:
-    """The suite's own tasks talk to the tests by Redis, whatever broker and backend there are. Raises NotRun."""
+@contextmanager
+def redis_of_the_suite() -> Iterator[None]:
+    """The suite's own tasks talk to the tests by Redis, whatever broker and backend there are; those of two runs would hear each other.
+
+    Raises NotRun.
+    """
     try:
         redis.Redis.from_url(REDIS).ping()
     except redis.RedisError as exc:
         raise NotRun(f"the suite's own tasks need a Redis, and at {REDIS} none answers") from exc
+    with locked(Path(gettempdir()) / f"celery-journal-conformance-{os.getuid()}-{REDIS_HOST}-{REDIS_PORT}.lock") as is_alone:
+        if not is_alone:
+            raise NotRun(f"another run has the Redis at {REDIS}; wait for it, or name another with REDIS_PORT")
+        yield
 
 
 @contextmanager

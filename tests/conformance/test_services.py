@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +19,8 @@ from tests.conftest import require
 from tests.consumers.workers import available
 
 from . import services
+
+ROOT = Path(__file__).parents[2]
 
 
 def client(url: str) -> redis.Redis:
@@ -66,6 +71,21 @@ def test_a_database_of_redis_that_somebody_uses_is_left_alone() -> None:
             assert broker.url != taken
 
         assert others.get("theirs") == b"1"
+
+
+def test_two_runs_do_not_share_the_redis_of_the_suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tasks of both would push to the same keys, and each would miss what the other took."""
+    require("Redis", available("redis"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where others may run the suite now
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    script = "from tests.conformance import services\nwith services.redis_of_the_suite(): print('alone')"
+
+    def another() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    with services.redis_of_the_suite():
+        assert "another run has the Redis" in another().stderr
+    assert another().stdout == "alone\n"
 
 
 def test_a_queue_of_rabbitmq_that_somebody_uses_is_left_alone(queue: str) -> None:
