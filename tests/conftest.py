@@ -56,6 +56,14 @@ def answers(dsn: str) -> bool:
     return True
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What apps and commands keep on this machine is the tests' own, also for what lives longer than a test: never in somebody's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def embedded_server() -> Iterator[str]:
     """The DSN of an embedded server that ends with this run, however it ends.

@@ -17,7 +17,7 @@ from celery_journal.journal import Journal, check_version
 from celery_journal.journal.command import command
 
 from .failure import Failure
-from .output import Column, Output, confirm, confirming_options, output_options
+from .output import Column, Output, confirm, confirming_options, output_options, say
 from .plan import place_of
 
 COLUMNS = (
@@ -101,7 +101,7 @@ def drain_command(ctx: click.Context, yes: bool, dry_run: bool, output: Output) 
     _tell_others(spool, others)
     if refused and not output.is_data:
         were = counted(refused, "event was", "events were")
-        click.echo(f"{were} refused, now or before; run: {command('spool --json')}")
+        say(f"{were} refused, now or before; run: {command('spool --json')}")
     if drained and drained.refused:
         ctx.exit(1)
 
@@ -110,11 +110,11 @@ def _tell_others(spool: Spool, others: list[SpoolStatus]) -> None:
     """Say on standard error where else something waits, if it does: the same database may have been named with other words."""
     if others and not spool.exists:
         nothing = f"no spool is kept here for {shown(spool.place)}, schema {shown(spool.schema)}"
-        click.echo(f"{nothing}; a spool is found by host, port, database and schema as they are written", err=True)
+        say(f"{nothing}; a spool is found by host, port, database and schema as they are written", err=True)
     for other in others:
         told = [f"{counted(other.waiting, 'event')} waiting"] if other.waiting else []
         told += [f"{counted(other.refused, 'event')} refused"] if other.refused else []
-        click.echo(f"for {shown(other.place)}, schema {shown(other.schema)}: {', '.join(told)}", err=True)
+        say(f"for {shown(other.place)}, schema {shown(other.schema)}: {', '.join(told)}", err=True)
 
 
 def _as_object(status: SpoolStatus, reasons: list[tuple[int, float, str]]) -> dict[str, Any]:

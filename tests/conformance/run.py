@@ -59,6 +59,7 @@ def run(suite: Suite, module: str, left_out: Iterable[str], broker: str, backend
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "PYTEST_"))}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment |= {"TEST_BROKER": broker, "TEST_BACKEND": backend, "REDIS_HOST": REDIS_HOST, "REDIS_PORT": REDIS_PORT}
+    environment["CELERY_JOURNAL_SPOOL"] = str(suite.folder / "spool")  # never in somebody's home
     environment["WORKER_LOGLEVEL"] = "INFO"  # two tests look for what the worker says when it receives a task
     began = time.monotonic()
     with log.open("wb") as file:

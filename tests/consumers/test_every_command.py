@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,7 +21,8 @@ import psycopg
 import pytest
 
 from celery_journal.consumers.cli import main
-from celery_journal.journal import migrate
+from celery_journal.consumers.spool import packed, spool_of
+from celery_journal.journal import Emitter, migrate
 from celery_journal.journal.events import ChordStarted, GroupSaved, OperatorActed, TaskFailed, TaskLost, TaskSent, TaskStarted
 from celery_journal.journal.workers import WorkerOnline
 from tests.conftest import new_database
@@ -214,6 +216,19 @@ def test_a_narrow_terminal_is_not_overrun(path: list[str], columns: int, command
     is_told(ended, 0, 1)
     lines = [line for line in ended.text.splitlines() if not line.startswith(("no task", "there is no"))]
     assert not [line for line in lines if len(line) > columns and " " in line.strip()]
+
+
+def test_what_waits_under_other_words_is_told_on_a_narrow_terminal(
+    commands: Commands, many_tasks: str, spool_folder: Path, emitter: Emitter
+) -> None:
+    """Between words, as all prose."""
+    spool_of("postgresql://somebody@a.host.of.theirs/journal", "celery_journal", spool_folder).put(packed(emitter.emit(TaskStarted, "a")))
+
+    ended = commands.run("spool", dsn=many_tasks, terminal=True, COLUMNS="60", CELERY_JOURNAL_SPOOL=str(spool_folder))
+
+    lines = ended.text.splitlines()
+    assert "for somebody@a.host.of.theirs/journal, schema" in lines
+    assert not [line for line in lines if len(line) > 60 and " " in line.strip()]
 
 
 def test_a_narrow_terminal_shows_names_and_whole_numbers(commands: Commands, many_tasks: str) -> None:
