@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from celery.signals import worker_ready, worker_shutting_down
 
+from celery_journal.consumers.signal_safe import SignalSafeEvent
 from celery_journal.consumers.sweeping import LostSweep
 
 from .chordsweep import SweptChords
@@ -26,7 +27,7 @@ class Sweeper(threading.Thread):
         super().__init__(name="celery-journal-sweeper", daemon=True)
         self._backend = backend
         self._lost = LostSweep.of(backend)
-        self._stopped = threading.Event()
+        self._stopped = SignalSafeEvent()  # Celery tells of the shutdown in its handlers of signals
         self.running.add(self)
 
     def stop(self) -> None:

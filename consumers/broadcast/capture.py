@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from contextlib import suppress
 import psycopg
 
 from celery_journal import sql
+from celery_journal.consumers.signal_safe import SignalSafeEvent
 from celery_journal.journal import Connection, DatabaseError, SchemaError
 from celery_journal.journal.faults import is_outage
 
@@ -70,8 +70,8 @@ class Capture:
         self._linger = linger
         self._once = once
         self._say = say
-        self._stopping = threading.Event()
-        self._giving_up = threading.Event()
+        self._stopping = SignalSafeEvent()
+        self._giving_up = SignalSafeEvent()
         self._connection: Connection | None = None
         self._writing: Future[None] | None = None
         self._looked = self._shared_at = float("-inf")
