@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import queue
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 
 
 class SignalSafeEvent:
@@ -15,7 +15,8 @@ class SignalSafeEvent:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._woken: SimpleQueue[None] = SimpleQueue()
+        # That of the module as it is by now: green threads may have put their own there.
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
         """Have everybody go on who waits."""
@@ -29,7 +30,7 @@ class SignalSafeEvent:
     def wait(self, timeout: float) -> bool:
         """Wait until it is set, so many seconds at most; return whether it is."""
         if not self._is_set:
-            with suppress(Empty):
+            with suppress(queue.Empty):
                 self._woken.get(timeout=timeout)
                 self._woken.put(None)  # for the next who waits
         return self._is_set
