@@ -24,7 +24,7 @@ JournalError
     └── WrongEncoding    the database is not in UTF8
 
 What the views and the consumers raise is of this tree too, and where Celery or Python has a class for it, of that one: RowDoesNotExist is a
-LookupError, JournalUnavailable a celery.exceptions.BackendError. `celery_journal` itself has all that users meet.
+LookupError, JournalUnavailable a celery.exceptions.BackendError. `celery_journal` itself offers those that code of users may want to catch.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celery_journal.consumers.backend import JournalBackend, JournalUnavailable, ResultTooLarge
     from celery_journal.consumers.models import ChordCounter, TaskResult
+    from celery_journal.consumers.options import InvalidOption
     from celery_journal.consumers.replay import BrokerAway, CannotReplay, NothingToReplay, ReplayError, ReplayRefused
     from celery_journal.consumers.results import AsyncResult, GroupResult, ResultSet, install
     from celery_journal.journal import (
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
         SchemaTooNew,
         WrongEncoding,
     )
-    from celery_journal.projections import FieldError, NoJournal, RebuildBlocked, RowDoesNotExist, SeveralRows
+    from celery_journal.projections import FieldError, NoJournal, RebuildBlocked, RowDoesNotExist, SeveralRows, VerifyRefused
 
 #: The names by the module that has them, as above. `GroupResult` is Celery's, with what we add; the view is that of consumers.models.
 _NAMES = {
     "consumers.backend": "JournalBackend JournalUnavailable ResultTooLarge",
     "consumers.models": "ChordCounter TaskResult",
+    "consumers.options": "InvalidOption",
     "consumers.replay": "BrokerAway CannotReplay NothingToReplay ReplayError ReplayRefused",
     "consumers.results": "AsyncResult GroupResult ResultSet install",
     "journal": (
@@ -50,7 +52,7 @@ _NAMES = {
         "IdTooLong Journal JournalError LocksHeld LogRestored LoginRefused PayloadTooLarge RightsMissing SchemaError SchemaMissing "
         "SchemaOutdated SchemaTooNew WrongEncoding"
     ),
-    "projections": "FieldError NoJournal RebuildBlocked RowDoesNotExist SeveralRows",
+    "projections": "FieldError NoJournal RebuildBlocked RowDoesNotExist SeveralRows VerifyRefused",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -71,6 +73,7 @@ __all__ = [
     "FieldError",
     "GroupResult",
     "IdTooLong",
+    "InvalidOption",
     "Journal",
     "JournalBackend",
     "JournalError",
@@ -94,6 +97,7 @@ __all__ = [
     "SchemaTooNew",
     "SeveralRows",
     "TaskResult",
+    "VerifyRefused",
     "WrongEncoding",
     "install",
 ]

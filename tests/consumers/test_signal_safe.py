@@ -27,8 +27,8 @@ while len(came) <= 3000:
     if sys.argv[1] == "set":
         event.set()
     else:
-        event._is_set = False  # else it would not begin to wait
-        event.wait(0.001)
+        event = SignalSafeEvent()  # one that is set would not be waited for
+        event.wait(0.00001)
 signal.setitimer(signal.ITIMER_REAL, 0)
 print("ended")
 """
