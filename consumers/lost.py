@@ -24,7 +24,7 @@ from celery_journal.journal.faults import is_outage
 from .clock import now_of
 from .neversent import NeverSent, never_sent
 from .redelivery import Held
-from .request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD
+from .request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD, REJECTED_FOR_GOOD
 from .settlement import settled_in
 from .words import counted, first_line, listed, moment
 
@@ -49,8 +49,8 @@ class Lost:
     name: str | None
     #: The Celery state, which being lost does not change.
     state: str
-    #: `never received`, `expired`, `cancelled`, `worker gone`, `worker restarted`, `end not heard`, `over time`, `body not sent`,
-    #: `members lost`, `never sent` (the last step of a chain); `marked` of what was found before.
+    #: `never received`, `expired`, `cancelled`, `rejected`, `worker gone`, `worker restarted`, `end not heard`, `over time`,
+    #: `body not sent`, `members lost`, `never sent` (the last step of a chain); `marked` of what was found before.
     cause: str
     #: The same in words.
     reason: str
@@ -107,7 +107,7 @@ def find_lost(
 
         def rows(name: str, **parameters: Any) -> list[dict[str, Any]]:
             query = sql.query("lost.sql", name, schema)
-            words = {"late": ACKNOWLEDGES_LATE, "cancelled": CANCELLED_FOR_GOOD}
+            words = {"late": ACKNOWLEDGES_LATE, "cancelled": CANCELLED_FOR_GOOD, "rejected": REJECTED_FOR_GOOD}
             asked = {"grace": grace, "limit": limit, "unmarked": unmarked, **words, **parameters}
             return cursor.execute(query, asked, prepare=False).fetchall()  # only a plan made for these values locks no older partitions
 
@@ -308,6 +308,9 @@ def _reason(row: dict[str, Any]) -> str:
             return f"received by {row['worker']}, expired at {moment(row['expires'])}, and nobody has said since what became of it"
         case "cancelled":
             how = f"cancelled by a cold shutdown of {row['worker']}"
+            return f"{how}; its message was acknowledged early, so nobody will run it again"
+        case "rejected":
+            how = f"rejected by {row['worker']}, which was gone before it said that it has failed"
             return f"{how}; its message was acknowledged early, so nobody will run it again"
         case "worker gone" if row["offline"]:
             return f"{doing} by {row['worker']}, which went offline at {moment(row['last_seen'])}"

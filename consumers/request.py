@@ -41,6 +41,9 @@ ACKNOWLEDGES_LATE = "its message is acknowledged when it ends"
 #: What a retry says that is none: the worker was shut down cold, and the message was acknowledged, so that no attempt follows.
 CANCELLED_FOR_GOOD = "cancelled by a cold shutdown, after its message was acknowledged"
 
+#: What a rejection says first, of a message that was acknowledged: a failure follows from the worker's main process, and never another run.
+REJECTED_FOR_GOOD = "for good, after its message was acknowledged"
+
 #: What a rejection says, after the name, of a task that its worker does not know. Celery has failed it by then.
 NOT_REGISTERED = "is not registered"
 

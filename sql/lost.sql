@@ -23,7 +23,7 @@ select celery_journal.first_event_id(greatest(least(
 -- name: found
 -- What has not ended, has not been marked, and of which nothing was heard for long enough. In the order of their ids.
 --
--- `cause` is one of: never received (by a queue that has a live consumer), expired, cancelled, worker gone, worker restarted, end not
+-- `cause` is one of: never received (by a queue that has a live consumer), expired, cancelled, rejected, worker gone, worker restarted, end not
 -- heard, over time. What a broker gives back, because its worker is gone and had not acknowledged it, waits like what was never received.
 -- One odd fact, such as a time without an end, must not end the search. All ages are by the clock of the database. A restart of the database is a sign of life of every worker: none could be heard.
 with life as materialized (
@@ -178,7 +178,7 @@ run as (
                   and e.event_id >= celery_journal.first_event_id(least(greatest(a.date_created, '1970-01-02 00:00+00'), clock_timestamp()) - interval '1 day')
                   and (a.worker is null or a.status = 'RETRY')
                 order by e.worker, e.state = 'RECEIVED', e.recorded_at desc)) r on true),
--- Whose worker is gone, and what it has told of the message: that it acknowledges it late, or that it has cancelled the run.
+-- Whose worker is gone, and what it has told of the message: that it acknowledges it late, or that it has cancelled or rejected the run.
 parted as (
     select r.*, d.worker as known_worker, d.source, d.active, d.pool, d.alive, d.offline, d.last_seen, d.online_since, d.patience, d.died_at,
            d.visibility_timeout, g.is_gone, m.said,
@@ -193,9 +193,9 @@ parted as (
            left join lateral (
                select e.reason as said
                  from celery_journal.event e
-                where (r.run_status = 'RETRY' or (g.is_gone and not r.ended))
+                where (r.run_status in ('RETRY', 'REJECTED') or (g.is_gone and not r.ended))
                   and e.stream = r.task_id
-                  and e.kind = case when r.run_status = 'RETRY' then 'task-retried' else 'task-started' end
+                  and e.kind = case r.run_status when 'RETRY' then 'task-retried' when 'REJECTED' then 'task-rejected' else 'task-started' end
                   and e.attempt = r.attempt
                   and e.run is not distinct from r.run
                   and e.event_id >= %(first_id)s::uuid
@@ -210,6 +210,9 @@ judged as (
                      and d.run_recorded_at = max(d.run_recorded_at) over (partition by d.task_id) then 'under way'
                 when d.ended and d.run_status = 'RETRY' and d.said = %(cancelled)s then 'cancelled'
                 when d.ended and d.run_status = 'RETRY' and d.said is not null then 'given back'
+                -- The main process of its worker was about to fail it.
+                when d.ended and d.run_status = 'REJECTED' and starts_with(d.said, %(rejected)s)
+                then case when d.is_gone then 'rejected' else 'under way' end
                 when d.ended then null
                 when d.is_unstarted and d.has_expired and d.is_gone then 'expired'
                 -- A worker that says that it goes has given back by then what it had not acknowledged.

@@ -14,7 +14,15 @@ from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun, task_prerun, task_received, task_rejected, task_retry, task_unknown, worker_process_shutdown
 
 from celery_journal.consumers.notes import begin_run, has_told, note_followed, told_by
-from celery_journal.consumers.request import ACKNOWLEDGES_LATE, NOT_REGISTERED, attempt_from, attempt_of, facts_of, queue_of
+from celery_journal.consumers.request import (
+    ACKNOWLEDGES_LATE,
+    NOT_REGISTERED,
+    REJECTED_FOR_GOOD,
+    attempt_from,
+    attempt_of,
+    facts_of,
+    queue_of,
+)
 from celery_journal.consumers.routing import name_of
 from celery_journal.journal import events as kinds
 
@@ -120,7 +128,7 @@ def _ended_without_a_result(sender: Any, task_id: str, retval: Any = None, state
         return
     facts = facts_of(request, sender.app, None, with_arguments=False)
     if state == states.REJECTED and isinstance(retval, Reject):
-        reason = "queued again" if retval.requeue else "for good"
+        reason = "queued again" if retval.requeue else "for good" if sender.acks_late else REJECTED_FOR_GOOD
         _tell(recorder, kinds.TaskRejected, task_id, request, {**facts, "reason": f"{reason}: {retval.reason!r}"})
     elif state == states.IGNORED and isinstance(retval, Ignore) and str(retval) == _REPLACED:
         _tell(recorder, kinds.TaskReplaced, task_id, request, facts)

@@ -11,7 +11,7 @@ from celery import states
 
 from celery_journal.consumers.raised import error_of
 from celery_journal.consumers.replay.lineage import origin_of
-from celery_journal.consumers.request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD
+from celery_journal.consumers.request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD, REJECTED_FOR_GOOD
 from celery_journal.consumers.routing import way_of
 from celery_journal.consumers.unregistered import has_instead
 from celery_journal.consumers.words import counted, duration, listed, moment, ordinal, who
@@ -158,11 +158,15 @@ def _not_ended(known: Known) -> Iterator[str]:
         yield _reported(known)
         return
     if (rejected := known.last(TaskRejected, newest)) is not None:
-        told = getattr(rejected[0], "reason", None)
-        yield f"{rejected[0].worker or 'A worker'} has given it back {duration(known.now - rejected[1])} ago{f' ({told})' if told else ''}."
+        told, worker = getattr(rejected[0], "reason", None), rejected[0].worker or "A worker"
+        ago = f"{duration(known.now - rejected[1])} ago"
+        if told is not None and told.startswith(REJECTED_FOR_GOOD):
+            yield f"{worker} has rejected it {ago} ({told}): nobody will run it again."
+            return
+        yield f"{worker} has given it back {ago}{f' ({told})' if told else ''}."
     if (witnessed := known.last(TaskWitnessed)) is not None and witnessed[0].attempt >= newest:
-        worker, state = witnessed[0].worker, witnessed[0].state
-        yield f"{worker} has not recorded anything of it, but was heard to say {state}. {_life(known, worker)}"
+        witness, state = witnessed[0].worker, witnessed[0].state
+        yield f"{witness} has not recorded anything of it, but was heard to say {state}. {_life(known, witness)}"
         return
     if task["state"] == states.RETRY and not any(run["attempt"] > (task["retries"] or 0) for run in runs):
         return

@@ -27,7 +27,7 @@ HURRY = 5.0
 MOURNING = 10.0 + HURRY
 
 #: How a reason names the worker that had a task.
-HAD = re.compile(r"(?P<did>received|started|begun) by (?P<worker>\S+),")
+HAD = re.compile(r"(?P<did>received|started|begun|rejected) by (?P<worker>\S+),")
 
 #: Kinds of which a run has one.
 ENDS = {"task-retried", "task-revoked", "task-ignored", "task-failed", "task-succeeded"}
@@ -76,9 +76,17 @@ def expected(truth: Truth, task_id: str) -> Expected:
             found.lost_because = f"process {execution.pid} of {execution.worker} died of it"
     if any(execution.state in NAMES for execution in sure if execution.attempt == last):
         found.lost_because = None
+    for execution in sure:  # a retry that no broker takes; its worker's main process would have failed it
+        if execution.attempt == last and execution.state == "REJECTED" and _deaths_after(truth, execution):
+            found.lost_because = f"{execution.worker} died before it failed what had been rejected"
     if task_id in truth.revoked or truth.orders.get(task_id) == "expire":
         found.ends.add("REVOKED")
     return found
+
+
+def _deaths_after(truth: Truth, execution: Execution) -> bool:
+    """Return whether its worker died after it was told, with what it had not done yet: while the broker is away it does nothing."""
+    return any(at >= (execution.told or execution.began) for at in truth.deaths.get(execution.worker, []))
 
 
 def _unexecuted(truth: Truth, task_id: str) -> Expected:
@@ -184,12 +192,23 @@ def _first_heard(truth: Truth, task_id: str) -> float:
     return min(moments, default=0.0)
 
 
+def _times(truth: Truth, task_id: str, kind: str, attempt: int, worker: str | None) -> float:
+    """Return how often the transition may be told."""
+    if kind == "task-sent":
+        return max(1, len({sending.at for sending in truth.sendings.get(task_id, []) if sending.attempt == attempt}))
+    if kind != "task-revoked":
+        return 1
+    if worker is None:  # everybody who hears of the wish may say so
+        return float("inf")
+    # A message that was not acknowledged is delivered, and revoked, again.
+    again = [*_deaths(truth, worker), *(up for _, up in truth.broker_down)]
+    return 1 + sum(at >= _first_heard(truth, task_id) for at in again)
+
+
 def doubles(truth: Truth, record: Record) -> Iterator[str]:
     """Yield which transitions the log has more than once."""
     for told in record.told:
-        sent = len({sending.at for sending in truth.sendings.get(told.stream, []) if sending.attempt == told.attempt})
-        allowed = max(1, sent) if told.kind == "task-sent" else 1
-        if told.times > allowed and (told.worker is not None or told.kind != "task-revoked"):
+        if told.times > _times(truth, told.stream, told.kind, told.attempt, told.worker):
             yield (
                 f"{_name(truth, told.stream)} {told.stream}: {told.kind} of attempt {told.attempt}, run {told.run}, on {told.worker}"
                 f" is in the log {told.times} times ({told.sources}); {_story(truth, told.stream)}"
@@ -215,8 +234,7 @@ def histories(truth: Truth, record: Record) -> Iterator[str]:
     for task_id, history in record.histories.items():
         times = Counter((fact.kind, fact.attempt, fact.run, fact.worker) for fact in history if fact.kind not in MANY)
         for (kind, attempt, run, worker), count in times.items():
-            sent = sum(sending.attempt == attempt for sending in truth.sendings.get(task_id, []))
-            if count > (max(1, sent) if kind == "task-sent" else 1) and (kind != "task-revoked" or worker is not None):
+            if count > _times(truth, task_id, kind, attempt, worker):
                 yield (
                     f"{_name(truth, task_id)} {task_id}: its history has {kind} of attempt {attempt}, run {run} {count} times; "
                     f"{_story(truth, task_id)}"

@@ -17,7 +17,9 @@ from celery_journal.journal.events import (
     TaskFailed,
     TaskIgnored,
     TaskReceived,
+    TaskRejected,
     TaskRetried,
+    TaskRevoked,
     TaskSent,
     TaskStarted,
     TaskSucceeded,
@@ -164,6 +166,30 @@ def test_a_transition_told_twice_is_found(kind: type[Event], append: Append, hap
     assert "is in the log 2 times" in in_log
     assert "2 times" in in_history
     assert "its history has" in in_history
+
+
+def test_a_message_that_was_revoked_twice_is_found_unless_it_was_delivered_twice(append: Append, happened: Happened) -> None:
+    """As it is where its worker dies, or the broker goes, before it is acknowledged."""
+    append(TaskSent)
+    append(TaskRevoked, TaskRevoked, run=None)
+    happened.write("revoked").write("ordered", ids=["t"], kind="revoke")
+
+    in_log, in_history = happened.violations()
+
+    assert "is in the log 2 times" in in_log
+    assert "its history has" in in_history
+    assert happened.write("killed", victim=MAIN).violations() == []
+
+
+def test_a_task_that_was_rejected_is_lost_only_where_its_worker_died(append: Append, happened: Happened) -> None:
+    """As a retry is that no broker takes: its worker's main process would have failed it."""
+    append(TaskSent, TaskReceived, TaskStarted, TaskRejected)
+    happened.ran("REJECTED", "Reject")
+    reason = {"t": f"rejected by {WORKER}, which was gone before it said that it has failed"}
+
+    assert "says REJECTED and nothing more" in happened.violations(reason)[0]
+    assert happened.write("killed", victim=MAIN).violations(reason) == []
+    assert "not called lost" in happened.violation()
 
 
 def test_a_run_that_has_ended_in_two_ways_is_found(append: Append, happened: Happened) -> None:

@@ -12,9 +12,9 @@ from celery import Celery
 from celery_journal.consumers import install
 from celery_journal.consumers.explain import explain
 from celery_journal.consumers.lost import find_lost, mark_lost, sweep_lost
-from celery_journal.consumers.request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD
+from celery_journal.consumers.request import ACKNOWLEDGES_LATE, CANCELLED_FOR_GOOD, REJECTED_FOR_GOOD
 from celery_journal.journal import Connection, Emitter, Journal
-from celery_journal.journal.events import TaskRetried, TaskWitnessed
+from celery_journal.journal.events import TaskRejected, TaskRetried, TaskWitnessed
 
 from .conftest import NewApp
 from .lostscene import GRACE, SOON, Log, ago, pause
@@ -264,6 +264,42 @@ def test_what_a_cold_shutdown_has_cancelled_for_good_is_lost_at_once(log: Log, d
     mark_lost(log.connection, [found], log.journal, log.emitter)
     assert "task-lost" in kinds(dsn, "t")
     assert [one.marked for one in find_lost(log.connection, GRACE)] == [True]
+
+
+def reject(log: Log, why: str) -> None:
+    log.online()
+    log.sent()
+    log.received()
+    log.started()
+    log.tell(TaskRejected, "t", worker="w1", run="r1", queue="mail", reason=why)
+    pause()
+
+
+def test_what_was_rejected_for_good_is_lost_once_its_worker_is_gone(log: Log) -> None:
+    """As a retry is that no broker takes: the main process would have failed it, and dies while it waits for the broker."""
+    reject(log, f"{REJECTED_FOR_GOOD}: OperationalError('no broker')")
+    assert reasons(log) == {}  # its worker will fail it
+    assert sentences(log).startswith("w1 has rejected it ")
+    assert sentences(log).endswith(f"ago ({REJECTED_FOR_GOOD}: OperationalError('no broker')): nobody will run it again.")
+
+    log.online("w2")
+    log.offline()
+    pause()
+
+    (found,) = find_lost(log.connection, GRACE)
+    assert (found.cause, found.worker) == ("rejected", "w1")
+    gone = "rejected by w1, which was gone before it said that it has failed"
+    assert found.reason == f"{gone}; its message was acknowledged early, so nobody will run it again"
+
+
+def test_what_was_rejected_and_acknowledges_late_was_given_back(log: Log) -> None:
+    """The broker has it again, where the worker is gone before it has rejected the message."""
+    reject(log, "for good: 'not for me'")
+    log.offline()
+    log.online("w2")
+    pause()
+
+    assert reasons(log)["t"].startswith("never received: given back to its queue and never received")
 
 
 def test_what_was_cancelled_and_acknowledges_late_was_given_back(log: Log) -> None:
